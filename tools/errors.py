@@ -77,6 +77,8 @@ _TABLE = (
      "Try --mode streaming, where a long reply arrives piece by piece, or try again later."),
     (r"\S*APIConnectionError.*CERTIFICATE_VERIFY_FAILED", "The certificate of {host} was refused",
      "Check the base URL. Behind a company's proxy, set SSL_CERT_FILE to its root certificate."),
+    (r"\S*(RemoteProtocolError|ReadError)", "The connection to {host} was lost: the reply or stream was cut",
+     "Run it again. If that happens every time, check the base URL and the network."),
     (r"\S*(APIConnectionError|TransportError)", "The connection to {host} failed", _NETWORK),
     ("(401 (?!api.kimi.com)|400 .*no_db_connection).* sk-kimi-",
      "The endpoint did not accept the key, which belongs to a Kimi Code membership",

@@ -4,9 +4,8 @@
                   ^                                | yes
                   +------- tool results <------ run_tool
 
-The loop is the same in every mode; only the "ask" function differs. It sends one request and yields
-the response in OpenAI form: a whole completion, or the chunks of a stream. `collect` in reply.py
-turns either into one message.
+Only the "ask" function depends on the mode. It sends one request and yields the response in OpenAI
+form: a whole completion, or the chunks of a stream. `collect` in reply.py makes one message of it.
 """
 
 import json
@@ -41,9 +40,8 @@ def run_loop(
     calls. `tools` are the schemas, `functions` the functions by name. `on_text(text)` gets text as
     it arrives, `on_tool(call, result)` each call that was run, `on_reply(reply)` each reply.
     `max_turns` limits the requests, `max_tokens` the output of each. `temperature` is the one that
-    the model really uses; None leaves it to the server. Raises KimiError for a limit that was
-    reached or a reply that cannot be used, and the SDK's exceptions: `explain` in errors.py turns
-    any of them into a message.
+    the model really uses; None leaves it to the server. Raises KimiError for a limit or a reply
+    that cannot be used, else what the SDK raises; `explain` in errors.py makes a message of either.
     """
     if mode not in MODES:
         raise KimiError(f"Error: There is no mode {mode!r}.\nUse one of: {', '.join(MODES)}.")
@@ -56,8 +54,7 @@ def run_loop(
         number_calls(calls, messages)
         on_reply(reply)
         check(reply, max_tokens)
-        # Add a placeholder for every result first, so that the history stays valid if a tool is
-        # interrupted (Ctrl-C): servers reject a call without a result.
+        # Servers reject a call without a result, so each has one even if a tool is interrupted.
         pending = {"role": "tool", "content": '{"error": "The call was interrupted, or not run."}'}
         results = [
             {**pending, "tool_call_id": call["id"], "name": call["function"]["name"]}
@@ -96,23 +93,16 @@ def ask_streaming(client: "OpenAI", **request: Any) -> Iterator[Any]:
     with client.chat.completions.create(**_for_chat(**request), stream=True) as stream:
         if re.search("json|html", stream.response.headers.get("content-type", "")):
             yield stream.response.read().decode("utf-8", "replace")
-            return
-        try:
+        else:
             yield from stream
-        except Exception as error:
-            # A lost connection: `collect` raises unless the reply is complete. Older SDKs do not
-            # turn HTTPX's TransportError into their own APIConnectionError.
-            names = " ".join(each.__name__ for each in type(error).__mro__)
-            if "Timeout" in names or not re.search("APIConnectionError|TransportError", names):
-                raise
 
 
 def ask_manual(client: "OpenAI", messages: Any, tools: Any, **request: Any) -> Iterator[Any]:
-    """Yield the completion of `/completions`: the prompt is rendered here, and the text of the
-    completion still contains the calls."""
-    request["prompt"] = render_prompt(messages, tools)
-    request["extra_body"] = {"skip_special_tokens": False}  # calls are marked with special tokens
-    yield client.completions.create(stop=["<|im_end|>"], **request)
+    """Yield the completion of `/completions`, whose text still contains the calls."""
+    yield client.completions.create(
+        prompt=render_prompt(messages, tools), stop=["<|im_end|>"],
+        extra_body={"skip_special_tokens": False}, **request,  # calls are marked with such tokens
+    )  # fmt: skip
 
 
 def ask_anthropic(client: "OpenAI", **request: Any) -> Iterator[Any]:

@@ -1,8 +1,5 @@
-"""Evens out the differences between servers: `collect` turns a response into one Reply,
-`sendable` prepares messages for sending.
-
-Servers differ in what they leave out, what they send in pieces and what they reject. The messages
-in the history have one form, whatever the server.
+"""Evens out the differences between servers: `collect` makes one Reply of what they send,
+`sendable` a copy of the messages that all of them accept.
 """
 
 import json
@@ -11,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from . import json_object
-from .errors import KimiError, explain, quote
+from .errors import KimiError, quote
 from .kimi_format import ToolCallParser, function_name
 
 Json = dict[str, Any]
@@ -28,12 +25,8 @@ class Reply(NamedTuple):
 
 
 def as_dict(piece: Any) -> Json:
-    """What the SDK returned, as a dict; KimiError if it is an HTML page."""
-    if isinstance(piece, str):
-        try:
-            piece = json.loads(piece)
-        except ValueError as error:
-            raise KimiError(explain(error)) from error
+    """What the SDK returned, as a dict; JSONDecodeError if it is an HTML page."""
+    piece = json.loads(piece) if isinstance(piece, str) else piece
     value: Json = piece if isinstance(piece, dict) else piece.to_dict(warnings=False)
     return value
 
@@ -85,12 +78,15 @@ def collect(pieces: Iterable[Any], on_text: Callable[[str], object] = lambda tex
     message: Json = {"role": "assistant", "content": joined(content).strip()}
     if thoughts:  # a thinking model expects its reasoning back, even if empty
         message["reasoning_content"] = joined([*thoughts, in_thoughts.close()])
-    for call in calls:
-        call["function"]["arguments"] = joined(call["function"]["arguments"])
     parser = in_content if in_content.tool_calls else in_thoughts
-    if calls or parser.tool_calls:
-        message["tool_calls"] = calls or parser.tool_calls
-    from_text = not calls and bool(parser.tool_calls)
+    tool_calls = [
+        {"id": call["id"], "type": "function",
+         "function": {"name": call["name"], "arguments": joined(call["arguments"])}}
+        for call in calls
+    ] or parser.tool_calls  # fmt: skip
+    if tool_calls:
+        message["tool_calls"] = tool_calls
+    from_text = bool(tool_calls) and not calls
     usage = usage if isinstance(usage, dict) else None
     return Reply(message, finish_reason, usage, from_text, from_text and parser.truncated)
 
@@ -98,21 +94,16 @@ def collect(pieces: Iterable[Any], on_text: Callable[[str], object] = lambda tex
 def _add(fragment: Json, place: int, calls: list[Json], current: dict[int, Json]) -> None:
     """Add a fragment to the call with its index, or else its place; another id or name begins
     another call."""
-    index = fragment["index"] if fragment.get("index") is not None else place
-    call_id, function = fragment.get("id") or "", fragment.get("function") or {}
-    name, arguments = function_name(function.get("name") or ""), function.get("arguments") or ""
+    index = place if fragment.get("index") is None else fragment["index"]
+    function = fragment.get("function") or {}
+    new = {"id": fragment.get("id") or "", "name": function_name(function.get("name") or "")}
     call = current.get(index)
-    old_id, old_name = (call["id"], call["function"]["name"]) if call else ("", "")
-    another = (old_id and call_id and call_id != old_id) or (old_name and name and name != old_name)
-    if call is None or another:
-        call = {"id": "", "type": "function", "function": {"name": "", "arguments": []}}
+    if call is None or any(call[key] and new[key] and call[key] != new[key] for key in new):
+        call = current[index] = {"id": "", "name": "", "arguments": []}
         calls.append(call)
-        current[index] = call
-    call["id"] = call["id"] or call_id
-    call["function"]["name"] = call["function"]["name"] or name
-    call["function"]["arguments"].append(
-        arguments if isinstance(arguments, str) else json.dumps(arguments)
-    )
+    call.update({key: call[key] or new[key] for key in new})
+    arguments = function.get("arguments") or ""
+    call["arguments"].append(arguments if isinstance(arguments, str) else json.dumps(arguments))
 
 
 def check(reply: Reply, max_tokens: int) -> None:
@@ -147,11 +138,10 @@ def sendable(messages: list[Json]) -> list[Json]:
             del message[key]
         message.setdefault("content", "")
         for call in message.get("tool_calls", []):
-            text = call["function"]["arguments"]
-            value = json_object(text)
+            raw = call["function"]["arguments"]
+            value = json_object(raw)
             # "\\ud" begins an escaped surrogate, which may be a lone one.
-            unsafe = isinstance(text, dict) or "\\ud" in text
-            if unsafe or not value or "invalid_arguments" in value:
-                text = joined([json.dumps(value, ensure_ascii=False)])
-            call["function"]["arguments"] = text
+            if isinstance(raw, dict) or not value or "invalid_arguments" in value or "\\ud" in raw:
+                raw = joined([json.dumps(value, ensure_ascii=False)])
+            call["function"]["arguments"] = raw
     return copies
