@@ -12,7 +12,8 @@ from .calculator import CALCULATOR_TOOL, calculate
 from .kimi_format import function_name
 from .weather import WEATHER_TOOL, get_weather
 
-TOOLS: list[dict[str, Any]] = [WEATHER_TOOL, CALCULATOR_TOOL]
+Json = dict[str, Any]  # a JSON object
+TOOLS: list[Json] = [WEATHER_TOOL, CALCULATOR_TOOL]
 FUNCTIONS: dict[str, Callable[..., Any]] = {"get_weather": get_weather, "calculate": calculate}
 
 # The Python types of JSON Schema's types.
@@ -22,7 +23,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def json_object(arguments: Any) -> dict[str, Any]:
+def json_object(arguments: Any) -> Json:
     """The JSON object that a call's arguments hold, given as text or as a dict; {} if empty.
 
     Anything else (broken JSON, a list, NaN) comes back as {"invalid_arguments": arguments}.
@@ -36,11 +37,8 @@ def json_object(arguments: Any) -> dict[str, Any]:
 
 
 def run_tool(
-    name: str,
-    arguments: str,
-    tools: list[Any] = TOOLS,
-    functions: dict[str, Any] = FUNCTIONS,
-) -> dict[str, Any]:
+    name: str, arguments: str, tools: list[Any] = TOOLS, functions: dict[str, Any] = FUNCTIONS
+) -> Json:
     """Run one tool call of the model and return the result.
 
     `name` and `arguments` (JSON text) are as the model wrote them; `tools` has the schemas,
@@ -65,7 +63,7 @@ def run_tool(
     return result if isinstance(result, dict) else {"result": result}
 
 
-def _problem(name: str, arguments: dict[str, Any], parameters: dict[str, Any]) -> str | None:
+def _problem(name: str, arguments: Json, parameters: Json) -> str | None:
     """What is wrong with `arguments` according to the schema, as a sentence for the model."""
     properties = parameters.get("properties") or {}
     for key in parameters.get("required") or []:

@@ -1,16 +1,13 @@
 """Translates conversations in OpenAI form to Anthropic's `/v1/messages`, and replies back.
 
-Moonshot serves that route beside the OpenAI-compatible one; vLLM and SGLang serve it at the same
-root. Not supported: images, streaming, and the signatures of thinking by Anthropic's own models.
+Not supported: images, streaming, and the signatures of thinking by Anthropic's own models.
 """
 
 import json
-from typing import Any
 
-from . import json_object
+from . import Json, json_object
 from .errors import KimiError
 
-Json = dict[str, Any]
 # real_temperature = request_temperature * 0.6, says the README of github.com/moonshotai/Kimi-K2;
 # request_temperature goes up to 1.0.
 TEMPERATURE_FACTOR = 0.6
@@ -43,12 +40,9 @@ def _blocks(message: Json) -> list[Json]:
 
 
 def to_request(
-    messages: list[Json],
-    tools: list[Json] | None,
-    model: str = "moonshotai/Kimi-K2-Instruct",
-    max_tokens: int = 4096,
-    temperature: float | None = None,
-) -> Json:
+    messages: list[Json], tools: list[Json] | None, model: str = "moonshotai/Kimi-K2-Instruct",
+    max_tokens: int = 4096, temperature: float | None = None,
+) -> Json:  # fmt: skip
     """The body of `POST /v1/messages` for a conversation and tools in OpenAI form.
 
     `max_tokens` limits the output; `temperature` is the effective one, 0 to 0.6 (otherwise

@@ -13,11 +13,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import FUNCTIONS, TOOLS, run_tool
+from . import FUNCTIONS, TOOLS, Json, run_tool
 from .anthropic_format import to_message, to_request
 from .errors import KimiError
 from .kimi_format import render_prompt
-from .reply import Json, Reply, as_dict, check, collect, sendable
+from .reply import Reply, as_dict, check, collect, sendable
 
 if TYPE_CHECKING:  # at run time this import would take half a second
     from openai import OpenAI

@@ -16,11 +16,10 @@ from socketserver import ThreadingTCPServer
 from threading import Event, Thread
 from typing import Any
 
-from . import json_object
+from . import Json, json_object
 from .anthropic_format import to_request
 from .weather import CITIES
 
-Json = dict[str, Any]
 MODEL = {"id": "moonshotai/Kimi-K2-Instruct", "object": "model", "created": 1752192000}
 ABILITIES = (
     "I am a mock server, not Kimi-K2. I can report the simulated weather of "

@@ -7,11 +7,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from . import json_object
+from . import Json, json_object
 from .errors import KimiError, quote
 from .kimi_format import ToolCallParser, function_name
-
-Json = dict[str, Any]
 
 
 class Reply(NamedTuple):
