@@ -32,7 +32,7 @@ import json
 from tools import TOOLS, run_tool
 from tools.kimi_format import parse, render_prompt
 from tools.loop import MODES, run_loop
-from tools.script import connect, filled, flag_parser, run_script
+from tools.script import connect, flag_parser, run_script
 
 
 def lesson_1(client, model):
@@ -171,18 +171,18 @@ def tour(client, model):
 
 def main(argv=None):
     parser = flag_parser(__doc__.split("\nTo use")[0])
-    parser.add_argument("--mode", choices=["all", *MODES], help="one mode; all: the lessons")
-    parser.add_argument("--prompt", type=filled, help="your own question, instead of the lessons")
+    modes = ["all", *MODES]
+    parser.add_argument("--mode", choices=modes, default="all", help="one mode; all: the lessons")
+    parser.add_argument("--prompt", help="your own question, instead of the lessons")
     parser.add_argument("--temperature", type=float, help="default: the server's own")
     parser.add_argument("--max-tokens", type=int, help="limit of each reply; default: 4096")
     args = parser.parse_args(argv)
-    args.mode = None if args.mode == "all" else args.mode
     highest = 0.6 if args.mode == "anthropic" else 2.0  # see tools/anthropic_format.py
     if args.max_tokens is not None and args.max_tokens < 1:
         parser.error("--max-tokens must be at least 1")
     if args.temperature is not None and not 0 <= args.temperature <= highest:
         parser.error(f"--temperature must be from 0 to {highest} in this mode")
-    lessons = not (args.mode or args.prompt)
+    lessons = args.mode == "all" and args.prompt is None
     if lessons and (args.temperature is not None or args.max_tokens):
         parser.error("--temperature and --max-tokens need --mode or --prompt")
 
@@ -197,7 +197,7 @@ def main(argv=None):
             question = args.prompt or "What is the weather in New York, and 15 * 23.5?"
             messages = [{"role": "user", "content": question}]
             run_loop(
-                client, model, messages, args.mode or "non-streaming",
+                client, model, messages, "non-streaming" if args.mode == "all" else args.mode,
                 on_text=lambda text: print(text, end=""), on_tool=show,
                 max_tokens=args.max_tokens or 4096, temperature=args.temperature,
             )  # fmt: skip

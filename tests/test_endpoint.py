@@ -58,6 +58,7 @@ def test_flag_then_environment_then_file_then_default(monkeypatch):
     in_environment = Settings(KEY, "the environment", "https://environment.test/v1", "e", True)
     assert read_settings() == in_environment
     assert read_settings("https://flag.test/v1", "m")[2:] == ("https://flag.test/v1", "m", True)
+    assert read_settings(model="")[3:] == ("", True)  # an empty flag is no default
     write_env("")
     for name in ("MOONSHOT_BASE_URL", "MOONSHOT_MODEL"):
         monkeypatch.setenv(name, " ")
@@ -88,7 +89,7 @@ def test_a_key_that_cannot_be_sent(monkeypatch, key):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000/v1", "api.moonshot.ai/v1", "ftp://x/v1", "http://", "https://[::1/v1",
+    "url", ["", " ", "localhost:8000/v1", "api.moonshot.ai/v1", "ftp://x/v1", "http://", "https://[::1/v1",
             "http://x:port/v1", "https://a b/v1", KEY, f"https://user:{KEY}"]
 )  # fmt: skip
 def test_a_base_url_that_is_none(monkeypatch, url):
@@ -164,7 +165,8 @@ def serve_models(http, *models):
 
 def chosen(http, client, *models, named=None):
     serve_models(http, *models)
-    settings = Settings(KEY, "", URL, named or DEFAULT_MODEL, bool(named))
+    model = DEFAULT_MODEL if named is None else named
+    settings = Settings(KEY, "", URL, model, named is not None)
     return choose_model(settings, list_models(client))
 
 
@@ -195,7 +197,7 @@ def test_the_closest_model(http, client, served, expected):
 
 def test_a_named_model_is_used_as_named(http, client):
     assert chosen(http, client, "kimi-k2.5", "x", named="x") == ("x", "")
-    for named in ("y", "KIMI-K2.5", DEFAULT_MODEL):
+    for named in ("y", "", "KIMI-K2.5", DEFAULT_MODEL):
         with pytest.raises(KimiError) as raised:
             chosen(http, client, "kimi-k2.5", "x", named=named)
         text = str(raised.value)

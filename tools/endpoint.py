@@ -54,8 +54,9 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
         raise KimiError(f"Error: .env cannot be read ({error}).\nSave it as UTF-8.", 2) from error
 
     def pick(name: str, flag: str | None, default: str) -> tuple[str, str]:
-        sources = {"a flag": flag, "the environment": os.environ.get(name), ".env": file.get(name)}
-        for source, value in sources.items():
+        if flag is not None:
+            return flag.strip(), "a flag"
+        for source, value in (("the environment", os.environ.get(name)), (".env", file.get(name))):
             value = (value or "").strip().strip("\"'").strip()
             if value and value != PLACEHOLDER:
                 return value, source

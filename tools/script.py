@@ -46,22 +46,14 @@ class _Parser(argparse.ArgumentParser):
         super().error(mask(message))
 
 
-def filled(value: str) -> str:
-    """The type of a flag whose value must not be empty."""
-    if not value.strip():
-        raise argparse.ArgumentTypeError("must not be empty")
-    return value
-
-
 def flag_parser(description: str) -> argparse.ArgumentParser:
     """An argument parser with the flags that both scripts have."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(description=description, formatter_class=raw, allow_abbrev=False)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--offline", action="store_true", help="use a mock server; no key needed")
-    url, model = f"MOONSHOT_BASE_URL or {DEFAULT_BASE_URL}", f"MOONSHOT_MODEL or {DEFAULT_MODEL}"
-    where.add_argument("--base-url", type=filled, help=f"default: {url}")
-    parser.add_argument("--model", type=filled, help=f"default: {model}")
+    where.add_argument("--base-url", help=f"default: MOONSHOT_BASE_URL or {DEFAULT_BASE_URL}")
+    parser.add_argument("--model", help=f"default: MOONSHOT_MODEL or {DEFAULT_MODEL}")
     return parser
 
 
