@@ -27,11 +27,11 @@ Get a key at https://platform.moonshot.ai (in China https://platform.moonshot.cn
   or a file:   copy .env.example to .env and put the key there
 To try it without a key: --offline (these scripts), python -m tools.offline (your own)."""
 
-# scheme://USER:PASSWORD@HOST:PORT/PATH; groups: scheme, all after the @, host.
+# https://USER:PASSWORD@HOST:PORT/PATH in two groups, without user and password.
 _URL = re.compile(
-    r"(https?)://(?:[^/@\s]*@)?((\[[\da-f:.]+\]|[^/:?#\[\]\s]+)(?::\d{1,5})?(?:/\S*)?)", re.I
+    r"(https?://)(?:[^/@\s]*@)?((?:\[[\da-f:.]+\]|[^/:?#\[\]\s]+)(?::\d{1,5})?(?:/\S*)?)", re.I
 )
-_THIS_MACHINE = re.compile(r"localhost|127(\.\d+){3}|0\.0\.0\.0|\[::1\]", re.I)
+_LOCAL_HTTP = re.compile(r"http://(localhost|127(\.\d+){3}|0\.0\.0\.0|\[::1\])(:\d+)?(/|$)", re.I)
 
 
 class Settings(NamedTuple):
@@ -74,9 +74,9 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
     if not parts:  # not quoted: it could be the key, put in the wrong place
         what = f"Error: The base URL from {source} is not a complete address."
         raise KimiError(f"{what}\nWrite it with https:// or http://, like {DEFAULT_BASE_URL}", 2)
-    if parts[1].lower() == "http" and not _THIS_MACHINE.fullmatch(parts[3]):
+    url = parts[1] + parts[2]  # HTTPX would send a user name in place of the key
+    if parts[1].lower() == "http://" and not _LOCAL_HTTP.match(url):
         print("Warning: with http:// the key travels unencrypted. Use https://.", file=sys.stderr)
-    url = f"{parts[1]}://{parts[2]}"  # HTTPX would send a user name in place of the key
     model, source = pick("MOONSHOT_MODEL", model, DEFAULT_MODEL)
     return Settings(key, key_source, url, model, named=source != "the default")
 
@@ -86,11 +86,9 @@ def make_client(settings: Settings) -> "OpenAI":
     from openai import DefaultHttpxClient, OpenAI, Timeout
 
     hide(settings.api_key)
-    parts = _URL.fullmatch(settings.base_url)
-    # Plain http to this machine takes no proxy, which could not reach it.
-    local = parts and parts[1].lower() == "http" and _THIS_MACHINE.fullmatch(parts[3])
+    proxies = not _LOCAL_HTTP.match(settings.base_url)  # a proxy could not reach this machine
     try:
-        http_client = DefaultHttpxClient(event_hooks=retry_hooks(), trust_env=not local)
+        http_client = DefaultHttpxClient(event_hooks=retry_hooks(), trust_env=proxies)
     except OSError as error:
         file = os.environ.get("SSL_CERT_FILE")
         what = f"Error: The certificates in SSL_CERT_FILE={file} cannot be read ({error})."
@@ -109,11 +107,9 @@ def list_models(client: "OpenAI") -> list[dict[str, Any]] | None:
     try:
         quick = client.with_options(timeout=Timeout(10, connect=5))
         body: Any = quick.get("/models", cast_to=object)
-    except APIStatusError as error:
-        if error.status_code in (401, 403, 429):
+    except (APIStatusError, ValueError) as error:  # ValueError: broken JSON
+        if getattr(error, "status_code", None) in (401, 403, 429):
             raise
-        return None
-    except ValueError:  # broken JSON
         return None
     if isinstance(body, dict):
         body = body.get("data")
