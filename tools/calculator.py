@@ -1,7 +1,6 @@
 """A calculator tool that is safe to give to a model: without eval, and with limits.
 
-Python parses the expression into a syntax tree, and `_value` evaluates the tree. Anything that it
-does not list is refused, and so is what could grow without limit, before it is computed.
+Python parses the expression into a syntax tree, and `_value` evaluates what it knows of it.
 This file imports nothing from the package, so it can be copied by itself.
 """
 
@@ -80,8 +79,7 @@ _SPELLINGS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})
 # Refused before Python's parser sees it, which would print warnings about 1if or "\d".
 _FOREIGN = re.compile(r"[^\w\s.,+\-*/%()^]|\d([a-df-z]|e(?![\d+-]))|\.[a-z]", re.I | re.ASCII)
 _TOO_DEEP = "The expression is nested too deeply. Calculate it in several steps."
-_ALLOWED = "Only numbers, + - * / // % **, parentheses, pi, e and these functions are allowed: "
-_ALLOWED += " ".join(_FUNCTIONS)
+_ALLOWED = f"Only numbers, + - * / // % ** ( ) pi e and {' '.join(_FUNCTIONS)} are allowed."
 # What Python's own exceptions mean here; the first that fits is taken.
 _SENTENCES: tuple[tuple[type[Exception], str], ...] = (
     (ZeroDivisionError, "Division by zero. Change the divisor."),
@@ -139,8 +137,8 @@ def _readable(value: int | float) -> int | float:
 def calculate(expression: str) -> dict[str, Any]:
     """Evaluate `expression`: numbers, + - * / // % **, parentheses, a few functions, pi, e.
 
-    Returns {"expression": …, "result": int or float}, or {"error": "…"}, which says what to
-    change. Never raises, and takes milliseconds at most, whatever the input.
+    Returns {"expression": …, "result": int or float}, or {"error": what to change}. Never raises,
+    and takes milliseconds at most, whatever the input.
     """
     if not isinstance(expression, str):
         return {"error": "The expression must be a string, e.g. 2 + 3."}

@@ -1,8 +1,6 @@
 """Kimi-K2's own text format: render the prompt, parse the tool calls in the reply.
 
-`render_prompt` writes a conversation as the prompt that the model was trained on. `parse` (for a
-whole text) and `ToolCallParser` (for text that arrives in pieces) find the calls in what it writes.
-The format is that of docs/tool_call_guidance.md in github.com/moonshotai/Kimi-K2 and of the
+It is described in docs/tool_call_guidance.md in github.com/moonshotai/Kimi-K2, and by the
 chat_template.jinja published with moonshotai/Kimi-K2-Instruct. Not supported: images and thinking.
 This file imports nothing from the package, so it can be copied by itself.
 """
@@ -12,6 +10,14 @@ import re
 from typing import Any
 
 DEFAULT_SYSTEM = "You are Kimi, an AI assistant created by Moonshot AI."
+_CALL, _CALL_END = "<|tool_call_begin|>", "<|tool_call_end|>"
+_ARGUMENTS = "<|tool_call_argument_begin|>"
+_SECTION = ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>")  # the model uses both
+_SECTION_END = ("<|tool_calls_section_end|>", "<|tool_call_section_end|>")
+_TURNS = ("<|im_end|>", "<|im_middle|>", "<|im_system|>", "<|im_user|>", "<|im_assistant|>")
+_MARKERS = (_CALL, _ARGUMENTS, _CALL_END, *_SECTION, *_SECTION_END, *_TURNS)
+_MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
+_BETWEEN_CALLS = re.compile(f"({'|'.join(map(re.escape, (_CALL, _CALL_END, *_SECTION)))})")
 # The beginning of a special token of the tokenizer. A space after it makes it plain text.
 _SPECIAL = re.compile(r"<\|(?=\w+\|>)|\[(?=(BOS|EOS|EOT|UNK|PAD)\])")
 
@@ -30,23 +36,22 @@ def _turn(token: str, name: str, body: str) -> str:
 def render_prompt(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
     """The prompt for `/completions`: what the published chat template makes of a conversation.
 
-    `messages` and `tools` are in OpenAI form. Two things differ from the template on purpose:
-    call ids become `functions.NAME:N`, N counting over the conversation, as Moonshot's API does
-    (after other ids the model writes malformed ones), and a special token inside a text gets a
-    space (`<| im_end|>`), so that no text can open or close a turn.
+    `messages` and `tools` are in OpenAI form. Two things differ from the template: call ids become
+    `functions.NAME:N`, where N counts the calls of the conversation, because after other ids the
+    model writes malformed ones; and a special token inside a text gets a space (`<| im_end|>`), so
+    that no text can open or close a turn.
     """
-    turns = []
+    prompt, count = "", 0
+    new_ids: dict[Any, str] = {}  # id in the messages: id in the prompt
     if tools:
         compact = json.dumps(tools, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-        turns.append(_turn("system", "tool_declare", _text(compact)))
+        prompt += _turn("system", "tool_declare", _text(compact))
     if messages and messages[0]["role"] != "system":
-        turns.append(_turn("system", "system", DEFAULT_SYSTEM) + "\n")  # a quirk of the template
-    new_ids: dict[Any, str] = {}  # id in the messages: id in the prompt
-    count = 0
+        prompt += _turn("system", "system", DEFAULT_SYSTEM) + "\n"  # a quirk of the template
     for message in messages:
         role, body = message["role"], _text(message.get("content"))
         if role == "assistant" and message.get("tool_calls"):
-            body += "<|tool_calls_section_begin|>"
+            body += _SECTION[0]
             for call in message["tool_calls"]:
                 call_id = _text(f"functions.{call['function']['name']}:{count}")
                 count += 1
@@ -54,32 +59,20 @@ def render_prompt(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | 
                 arguments = call["function"]["arguments"]
                 if not isinstance(arguments, str):
                     arguments = json.dumps(arguments, ensure_ascii=False)
-                body += f"<|tool_call_begin|>{call_id}<|tool_call_argument_begin|>"
-                body += _text(arguments) + "<|tool_call_end|>"
-            body += "<|tool_calls_section_end|>"
+                body += f"{_CALL}{call_id}{_ARGUMENTS}{_text(arguments)}{_CALL_END}"
+            body += _SECTION_END[0]
         elif role == "tool":
             old_id = message.get("tool_call_id")
             body = f"## Return of {new_ids.get(old_id) or _text(str(old_id))}\n{body}"
         token = role if role in ("user", "assistant") else "system"
-        turns.append(_turn(token, _text(message.get("name") or role), body))
-    return "".join(turns) + "<|im_assistant|>assistant<|im_middle|>"
+        prompt += _turn(token, _text(message.get("name") or role), body)
+    return prompt + "<|im_assistant|>assistant<|im_middle|>"
 
 
 def function_name(call_id: str) -> str:
     """The NAME in an id like functions.NAME:N; "" if the id is only a counter."""
     name = re.sub(r"\s*:\s*\d+$", "", call_id.strip().removeprefix("functions."))
     return "" if name.isdigit() else name
-
-
-_CALL, _CALL_END = "<|tool_call_begin|>", "<|tool_call_end|>"
-_ARGUMENTS = "<|tool_call_argument_begin|>"
-# The model also writes the singular forms.
-_SECTION = ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>")
-_SECTION_END = ("<|tool_calls_section_end|>", "<|tool_call_section_end|>")
-_TURNS = ("<|im_end|>", "<|im_middle|>", "<|im_system|>", "<|im_user|>", "<|im_assistant|>")
-_MARKERS = (_CALL, _ARGUMENTS, _CALL_END, *_SECTION, *_SECTION_END, *_TURNS)
-_MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
-_BETWEEN_CALLS = re.compile(f"({'|'.join(map(re.escape, (_CALL, _CALL_END, *_SECTION)))})")
 
 
 class ToolCallParser:
@@ -96,15 +89,14 @@ class ToolCallParser:
         self.tool_calls: list[dict[str, Any]] = []
         self.truncated = False
         self._held = ""  # the end of the text, while it could become a marker
-        # The section (or the call outside of one) that is being read, with its markers. Bytes,
-        # because a list of short strings takes many times the memory of the text.
+        # The section (or the call outside of one) that is being read. Bytes take less memory than
+        # a list of short strings.
         self._section: bytearray | None = None
         self._ends: tuple[str, ...] = ()  # the markers that end it
 
     def feed(self, text: str) -> str:
         """Take the next piece of the text; return what can be shown of it."""
-        if self._held:
-            text, self._held = self._held + text, ""
+        text, self._held = self._held + text, ""
         if "<|" not in text and not text.endswith("<"):  # no marker, nor the beginning of one
             return self._take(text)
         shown, start = "", 0
@@ -167,7 +159,7 @@ class ToolCallParser:
 
 
 def parse(text: str) -> tuple[str, list[dict[str, Any]]]:
-    """(content, tool_calls) of a whole text, found with a ToolCallParser."""
+    """The content and the tool calls of a whole text; `ToolCallParser` says how they look."""
     parser = ToolCallParser()
     content = parser.feed(text) + parser.close()
     return content, parser.tool_calls
