@@ -283,7 +283,7 @@ def test_the_transcripts_are_what_is_printed(capsys):
 
 def test_modes_and_costs_on_the_hosted_platform(capsys, monkeypatch):
     """No /completions there: what the documents show, and the requests that they count."""
-    monkeypatch.delitem(offline._ROUTES, "/v1/completions")
+    monkeypatch.delitem(offline._ROUTES, "POST /v1/completions")
     requests = []
     answer = offline._Handler.do_POST
     monkeypatch.setattr(

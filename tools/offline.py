@@ -1,14 +1,13 @@
 """A mock server in place of the endpoint, so that everything here runs without a key.
 
-It listens on 127.0.0.1, for any client, and has the routes `/models`, `/chat/completions` (also
-streaming), `/completions` (Kimi-K2's own format) and Anthropic's `/messages`. It is not a
-model but a script: it finds city names and arithmetic in the question, calls the matching tools,
+It listens on 127.0.0.1, for any client, and serves `/models` and the routes of all modes. It is not
+a model but a script: it finds city names and arithmetic in the question, calls the matching tools,
 and builds an answer from their results. `python -m tools.offline` serves until Ctrl-C.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from itertools import takewhile
@@ -21,6 +20,7 @@ from .anthropic_format import to_request
 from .weather import CITIES
 
 MODEL = {"id": "moonshotai/Kimi-K2-Instruct", "object": "model", "created": 1752192000}
+_ABOUT: Json = {"id": "offline", "created": MODEL["created"], "model": MODEL["id"]}
 ABILITIES = (
     "I am a mock server, not Kimi-K2. I can report the simulated weather of "
     f"{', '.join(CITIES)}, and calculate, e.g. 12 * (3 + 4)."
@@ -34,7 +34,7 @@ _ARITHMETIC = re.compile(
 
 def next_message(turns: list[tuple[str, str]]) -> Json:
     """The script: the message, in OpenAI form, after a conversation of (role, text) pairs."""
-    last = turns[-1][0]
+    last = turns[-1][0] if turns else ""
     texts = [text for _, text in takewhile(lambda turn: turn[0] == last, reversed(turns))][::-1]
     if last == "tool":
         return {"role": "assistant", "content": " ".join(map(_sentence, texts))}
@@ -70,7 +70,7 @@ def _turns(body: Json) -> list[tuple[str, str]]:
         found = re.findall(pattern, body["prompt"], re.S)
         return [("tool" if returned else role, text) for role, returned, text in found]
     turns = []
-    for message in body["messages"]:
+    for message in body.get("messages", []):
         content = message.get("content")
         for block in content if isinstance(content, list) else [{"text": content}]:
             text, role = block.get("text"), message["role"]
@@ -105,10 +105,11 @@ def _blocks_reply(message: Json) -> Json:
     return {"type": "message", **to_request([message], None)["messages"][0], "stop_reason": reason}
 
 
-_ROUTES = {
-    "/v1/chat/completions": _chat_reply,
-    "/v1/completions": _text_reply,
-    "/v1/messages": _blocks_reply,
+_ROUTES: dict[str, Callable[[Json], Json]] = {
+    "GET /v1/models": lambda message: {"object": "list", "data": [MODEL]},
+    "POST /v1/chat/completions": _chat_reply,
+    "POST /v1/completions": _text_reply,
+    "POST /v1/messages": _blocks_reply,
 }
 
 
@@ -136,32 +137,27 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Log nothing, to keep the client's terminal clean."""
 
-    def do_GET(self) -> None:
-        self._answer({})
-
     def do_POST(self) -> None:
-        size = int(self.headers.get("content-length", 0))
-        self._answer(json_object(self.rfile.read(size).decode()))
-
-    def _answer(self, body: Json) -> None:
-        bearer = self.headers.get("authorization", "").removeprefix("Bearer")
-        status, reply, events = 200, dict[str, Any](object="list", data=[MODEL]), False
-        if not bearer.strip() and not self.headers.get("x-api-key"):
+        body = json_object(self.rfile.read(int(self.headers.get("content-length", 0))).decode())
+        bearer = self.headers.get("authorization", "").removeprefix("Bearer").strip()
+        route, status, reply, events = f"{self.command} {self.path}", 200, _ABOUT, False
+        if not bearer and not self.headers.get("x-api-key"):
             kind, message = "invalid_authentication_error", "Invalid Authentication"
             status, reply = 401, {"error": {"type": kind, "message": message}}
-        elif self.command == "POST" and self.path in _ROUTES:
-            about = {"id": "offline", "created": MODEL["created"], "model": MODEL["id"]}
-            reply = {**about, **_ROUTES[self.path](next_message(_turns(body)))}
-            events = bool(body.get("stream")) and self.path == "/v1/chat/completions"
-        elif self.command == "POST" or self.path != "/v1/models":
+        elif route not in _ROUTES:
             kind, message = "resource_not_found_error", f"Nothing is served at {self.path}"
             status, reply = 404, {"error": {"type": kind, "message": message}}
+        else:
+            reply = {**_ABOUT, **_ROUTES[route](next_message(_turns(body)))}
+            events = bool(body.get("stream")) and "chat" in route
         data = ("".join(_events(reply)) if events else json.dumps(reply)).encode()
         self.send_response(status)
         self.send_header("content-type", "text/event-stream" if events else "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    do_GET = do_POST
 
 
 class _Server(ThreadingTCPServer):
