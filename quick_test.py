@@ -29,10 +29,7 @@ AGAIN = "Run it again; if that does not help, choose another --model."
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = flag_parser(__doc__)
-    modes = [*MODES, "all"]
-    parser.add_argument("--mode", choices=modes, default="non-streaming", help="how to ask")
-    args = parser.parse_args(argv)
+    args = flag_parser(__doc__, "non-streaming").parse_args(argv)
     return run_script(lambda settings: verdict(settings, args.mode), args)
 
 

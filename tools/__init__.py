@@ -46,8 +46,8 @@ def run_tool(
     JSON values. Never raises: an unknown tool, broken JSON, arguments that do not fit the schema
     and an exception in the function become {"error": "…"}, which tells the model what to change.
     """
-    schemas = {tool["function"]["name"]: tool["function"] for tool in tools}
-    schemas = {known: schema for known, schema in schemas.items() if known in functions}
+    offered = [tool["function"] for tool in tools]
+    schemas = {schema["name"]: schema for schema in offered if schema["name"] in functions}
     name = str(name) if str(name) in schemas else function_name(str(name))
     if name not in schemas:
         return {"error": f"There is no tool {name!r}. Available: {', '.join(schemas) or 'none'}."}

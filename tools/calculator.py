@@ -71,8 +71,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sqrt": math.sqrt, "abs": abs, "round": _round, "min": min, "max": max, "floor": math.floor,
     "ceil": math.ceil, "log": math.log, "log10": math.log10, "exp": math.exp,
-    "sin": partial(_circular, math.sin), "cos": partial(_circular, math.cos),
-    "tan": partial(_circular, math.tan),
+    **{each.__name__: partial(_circular, each) for each in (math.sin, math.cos, math.tan)},
 }  # fmt: skip
 _CONSTANTS = {"pi": math.pi, "e": math.e}
 _SPELLINGS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})

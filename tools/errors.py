@@ -25,7 +25,6 @@ def exit_status(error: BaseException) -> int:
 
 
 _keys: set[str] = set()
-_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{16,}")
 
 
 def hide(key: str) -> None:
@@ -38,7 +37,7 @@ def mask(text: str) -> str:
     """`text` with "sk-..." in place of every key in use, and of what looks like a key."""
     for key in _keys:
         text = text.replace(key, "sk-...")
-    return _LIKE_A_KEY.sub("sk-...", text)
+    return re.sub(r"\bsk-[\w-]{16,}", "sk-...", text)
 
 
 def quote(words: Any) -> str:
@@ -134,5 +133,4 @@ def explain(error: BaseException) -> str:
     said = re.sub(r"\[SSL: \w+\] | \(_ssl\.c:\d+\)|: \"(Expecting value|'str' object).*", "", said)
     other = "cn" if host.endswith(".ai") else "ai"
     text = f"Error: {what}{{said}}.\n{advice}"
-    name = type(error).__name__
-    return mask(text.format(host=host, name=name, other=other, said=where + said))
+    return mask(text.format(host=host, name=classes[0], other=other, said=where + said))

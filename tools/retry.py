@@ -39,17 +39,14 @@ def retry_hooks() -> dict[str, list[Callable[[Any], None]]]:
         status, headers = response.status_code, response.headers
         if status not in (408, 409, 429) and status < 500:
             return  # the SDK does not retry
-        try:
-            asked = float(headers.get("retry-after", 0))
-        except ValueError:  # a date
-            asked = 0.0
+        seconds = re.fullmatch(r"\d+(\.\d*)?", headers.get("retry-after", ""))  # else a date
+        asked = float(seconds[0]) if seconds else 0.0
         no_balance = status == 429 and re.search(NO_BALANCE.encode(), response.read())
         if no_balance or asked > 2 * LONGEST_WAIT:
             headers["x-should-retry"] = "false"
-        wait = min(asked, LONGEST_WAIT) if asked > 0 else RATE_LIMIT_WAIT * (status == 429)
+        wait = min(asked, LONGEST_WAIT) if asked else RATE_LIMIT_WAIT * (status == 429)
         what = f"{response.request.url.netloc.decode()} answered {status}"
-        if status == 429:
-            what += " (rate limit)"
+        what += " (rate limit)" if status == 429 else ""
         if wait:
             headers["retry-after-ms"] = str(wait * 1000)  # the SDK looks for this one first
             what += f": waiting {wait:.0f} s"

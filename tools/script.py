@@ -12,6 +12,7 @@ from typing import Any
 from . import endpoint
 from .endpoint import DEFAULT_BASE_URL, DEFAULT_MODEL, Settings
 from .errors import exit_status, explain, hide, mask
+from .loop import MODES
 
 
 class _Output:
@@ -23,7 +24,7 @@ class _Output:
     unfinished = False  # whether stdout is in the middle of a line; one value for both streams
 
     def __init__(self, stream: Any, is_stderr: bool) -> None:
-        self._stream, self._is_stderr = stream, is_stderr
+        self._stream, self._is_stderr, _Output.unfinished = stream, is_stderr, False
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII pipe has no degree sign
 
@@ -46,14 +47,15 @@ class _Parser(argparse.ArgumentParser):
         super().error(mask(message))
 
 
-def flag_parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser with the flags that both scripts have."""
+def flag_parser(description: str, mode: str) -> argparse.ArgumentParser:
+    """An argument parser with the flags that both scripts have; `mode` is the default mode."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(description=description, formatter_class=raw, allow_abbrev=False)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--offline", action="store_true", help="use a mock server; no key needed")
     where.add_argument("--base-url", help=f"default: MOONSHOT_BASE_URL or {DEFAULT_BASE_URL}")
     parser.add_argument("--model", help=f"default: MOONSHOT_MODEL or {DEFAULT_MODEL}")
+    parser.add_argument("--mode", choices=[*MODES, "all"], default=mode, help=f"default: {mode}")
     return parser
 
 
@@ -67,7 +69,6 @@ def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) 
         warnings.simplefilter("ignore")  # the SDK's, about unusual replies
     for name in [name for name in os.environ if name.startswith("OPENAI_")]:
         del os.environ[name]  # settings of another client: the SDK would send them, even a key
-    _Output.unfinished = False
     out: Any = _Output(sys.stdout, is_stderr=False)
     err: Any = _Output(sys.stderr, is_stderr=True)
     with redirect_stdout(out), redirect_stderr(err):
