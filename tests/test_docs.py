@@ -19,10 +19,10 @@ import kimi_k2_api_example
 import quick_test
 from tools import endpoint, errors, loop, offline
 from tools.anthropic_format import request_temperature
+from tools.endpoint import retry_hooks
 from tools.errors import KimiError
 from tools.kimi_format import parse
 from tools.offline import serve
-from tools.retry import retry_hooks
 
 DOC = (ROOT / "API_README.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

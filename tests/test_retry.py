@@ -11,9 +11,8 @@ import openai
 import pytest
 from conftest import CHAT, MODEL, URL, said, status
 
-from tools.endpoint import list_models
+from tools.endpoint import list_models, retry_hooks
 from tools.errors import explain
-from tools.retry import retry_hooks
 
 
 class Clock:

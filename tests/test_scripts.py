@@ -33,7 +33,7 @@ from conftest import (
 
 import kimi_k2_api_example
 import quick_test
-from tools import endpoint, offline, retry
+from tools import endpoint, offline
 from tools.loop import MODES
 
 RESULT = 8467 * 5931
@@ -480,7 +480,7 @@ def test_the_tour_with_a_new_account(run, monkeypatch):
 
     for method in ("do_GET", "do_POST"):
         monkeypatch.setattr(offline._Handler, method, limited)
-    monkeypatch.setattr(retry, "RATE_LIMIT_WAIT", window * retry.RATE_LIMIT_WAIT / 60)
+    monkeypatch.setattr(endpoint, "RATE_LIMIT_WAIT", window * endpoint.RATE_LIMIT_WAIT / 60)
     monkeypatch.setattr(time, "sleep", real_sleep)
     with offline.serve() as url:
         exit_status, text = tour(run, models=(), url=url)

@@ -21,10 +21,11 @@ class _Output:
     Output appears at once, and on stderr it starts on a new line if stdout is in the middle of one.
     """
 
-    unfinished = False  # whether stdout is in the middle of a line; one value for both streams
+    unfinished: bool  # whether stdout is in the middle of a line; one value for both streams
 
     def __init__(self, stream: Any, is_stderr: bool) -> None:
-        self._stream, self._is_stderr, _Output.unfinished = stream, is_stderr, False
+        self._stream, self._is_stderr = stream, is_stderr
+        _Output.unfinished = False
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII pipe has no degree sign
 
