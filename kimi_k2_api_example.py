@@ -175,6 +175,8 @@ def main(argv=None):
     parser.add_argument("--max-tokens", type=int, help="limit of each reply; default: 4096")
     args = parser.parse_args(argv)
     highest = 0.6 if args.mode == "anthropic" else 2.0  # see tools/anthropic_format.py
+    if args.prompt is not None and not args.prompt.strip():
+        parser.error("--prompt must not be empty")
     if args.max_tokens is not None and args.max_tokens < 1:
         parser.error("--max-tokens must be at least 1")
     if args.temperature is not None and not 0 <= args.temperature <= highest:

@@ -440,7 +440,7 @@ def test_options_reach_the_request(run, http, mode):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--mode", "manual", "--max-tokens", "0"],
+        ["--prompt", ""], ["--prompt", " "], ["--mode", "manual", "--max-tokens", "0"],
         ["--mode", "manual", "--max-tokens", "x"], ["--mode", "manual", "--temperature", "nan"],
         ["--mode", "manual", "--temperature", "inf"], ["--mode", "manual", "--temperature", "-1"],
         ["--mode", "anthropic", "--temperature", "0.61"], ["--temperature", "0.5"],

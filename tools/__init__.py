@@ -42,9 +42,9 @@ def run_tool(
     """Run one tool call of the model and return the result.
 
     `name` and `arguments` (JSON text) are as the model wrote them; `tools` has the schemas,
-    `functions` the function for each name. Returns what the function returns, as a dict of plain
-    JSON values. Never raises: an unknown tool, broken JSON, arguments that do not fit the schema
-    and an exception in the function become {"error": "…"}, which tells the model what to change.
+    `functions` the functions by name. Returns the function's result as a dict of JSON values. Never
+    raises: an unknown tool, broken JSON, arguments that do not fit the schema and an exception in
+    the function become {"error": "…"}, which tells the model what to change.
     """
     offered = [tool["function"] for tool in tools]
     schemas = {schema["name"]: schema for schema in offered if schema["name"] in functions}

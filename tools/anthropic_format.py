@@ -6,7 +6,7 @@ Not supported: images, streaming, and the signatures of thinking by Anthropic's 
 import json
 
 from . import Json, json_object
-from .errors import KimiError
+from .errors import SettingError
 
 # real_temperature = request_temperature * 0.6, says the README of github.com/moonshotai/Kimi-K2;
 # request_temperature goes up to 1.0.
@@ -14,10 +14,10 @@ TEMPERATURE_FACTOR = 0.6
 
 
 def request_temperature(real: float) -> float:
-    """The `temperature` to send for an effective one of 0 to 0.6; KimiError outside of that."""
+    """The `temperature` to send for an effective one of 0 to 0.6; SettingError outside of that."""
     if not 0 <= real <= TEMPERATURE_FACTOR:
         what = "Error: The Anthropic-compatible endpoint supports temperatures from 0 to 0.6"
-        raise KimiError(f"{what}, not {real}.\nLower --temperature, or use another --mode.", 2)
+        raise SettingError(f"{what}, not {real}.\nLower --temperature, or use another --mode.")
     return min(real / TEMPERATURE_FACTOR, 1.0)
 
 
@@ -45,8 +45,8 @@ def to_request(
 ) -> Json:  # fmt: skip
     """The body of `POST /v1/messages` for a conversation and tools in OpenAI form.
 
-    `max_tokens` limits the output; `temperature` is the effective one, 0 to 0.6 (otherwise
-    KimiError). The results of one assistant message become one user message, in the order of calls.
+    `max_tokens` limits the output; `temperature` is the effective one, 0 to 0.6 (else a
+    SettingError). The results of one message's calls become one user message, in their order.
     """
     system: list[str] = []
     turns: list[Json] = []
@@ -81,11 +81,8 @@ def to_request(
 
 
 def to_message(response: Json) -> Json:
-    """The reply of `/v1/messages` as an assistant message in OpenAI form.
-
-    It always has a `content`; `reasoning_content` and `tool_calls` only if the reply has such
-    blocks. Blocks of other types are left out.
-    """
+    """The reply of `/v1/messages` as an assistant message in OpenAI form: its blocks of text, of
+    thinking and of tool use. Blocks of other types are left out."""
     blocks = response.get("content") or []
     texts = [block.get("text") or "" for block in blocks if block["type"] == "text"]
     thoughts = [block["thinking"] for block in blocks if block["type"] == "thinking"]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import NO_BALANCE, KimiError, hide
+from .errors import NO_BALANCE, KimiError, SettingError, hide
 
 if TYPE_CHECKING:  # at run time this import would take half a second
     from openai import OpenAI
@@ -51,13 +51,13 @@ class Settings(NamedTuple):
 
 
 def read_settings(base_url: str | None = None, model: str | None = None) -> Settings:
-    """The settings; `base_url` and `model` are flags. Raises KimiError if one is wrong."""
+    """The settings; `base_url` and `model` are flags. Raises SettingError if one is wrong."""
     from dotenv import dotenv_values
 
     try:
         file = dotenv_values(ENV_FILE, encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
-        raise KimiError(f"Error: .env cannot be read ({error}).\nSave it as UTF-8.", 2) from error
+        raise SettingError(f"Error: .env cannot be read ({error}).\nSave it as UTF-8.") from error
 
     def pick(name: str, flag: str | None, default: str) -> tuple[str, str]:
         if flag is not None:
@@ -70,16 +70,16 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
 
     key, key_source = pick("MOONSHOT_API_KEY", None, "")
     if not key:
-        raise KimiError(NO_KEY, 2)
+        raise SettingError(NO_KEY)
     if not re.fullmatch("[!-~]+", key):
         what = f"Error: The key from {key_source} has a character that cannot be in a key."
-        raise KimiError(f"{what}\nCopy it again, without spaces, quotes and accents.", 2)
+        raise SettingError(f"{what}\nCopy it again, without spaces, quotes and accents.")
     hide(key)
     url, source = pick("MOONSHOT_BASE_URL", base_url, DEFAULT_BASE_URL)
     parts = _URL.fullmatch(url)
     if not parts:  # not quoted: it could be the key, put in the wrong place
         what = f"Error: The base URL from {source} is not a complete address."
-        raise KimiError(f"{what}\nWrite it with https:// or http://, like {DEFAULT_BASE_URL}", 2)
+        raise SettingError(f"{what}\nWrite it with https:// or http://, like {DEFAULT_BASE_URL}")
     url = parts[1] + parts[2]  # HTTPX would send a user name in place of the key
     if parts[1].lower() == "http://" and not _LOCAL_HTTP.match(url):
         print("Warning: with http:// the key travels unencrypted. Use https://.", file=sys.stderr)
@@ -88,11 +88,9 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
 
 
 def retry_hooks() -> dict[str, list[Callable[[Any], None]]]:
-    """Event hooks for an HTTP client of the SDK; they print a line to stderr for each retry.
-
-    A new account of Moonshot's platform may send 3 requests a minute, and its 429 does not say how
-    long to wait. The SDK would give up after seven seconds; with these hooks it waits long enough.
-    """
+    """Event hooks for the SDK's HTTP client: they print a line to stderr for each retry, and let it
+    wait out a limit per minute, of which Moonshot's 429 says nothing; the SDK alone would give up
+    after seven seconds."""
     current = threading.local()  # the request of each thread
 
     def on_request(request: Any) -> None:
@@ -144,7 +142,7 @@ def make_client(settings: Settings) -> "OpenAI":
     except OSError as error:
         file = os.environ.get("SSL_CERT_FILE")
         what = f"Error: The certificates in SSL_CERT_FILE={file} cannot be read ({error})."
-        raise KimiError(f"{what}\nCorrect the path, or unset SSL_CERT_FILE.", 2) from error
+        raise SettingError(f"{what}\nCorrect the path, or unset SSL_CERT_FILE.") from error
     return OpenAI(
         api_key=settings.api_key, base_url=settings.base_url, http_client=http_client,
         timeout=Timeout(600, connect=10), max_retries=RETRIES,
@@ -170,10 +168,10 @@ def list_models(client: "OpenAI") -> list[dict[str, Any]] | None:
 
 
 def choose_model(settings: Settings, served: list[dict[str, Any]] | None) -> tuple[str, str]:
-    """(the model to use, a remark for the user or ""); KimiError lists what is served.
+    """The model to use, and a remark for the user or ""; KimiError lists what is served.
 
-    A model that the user named is used as named. The default is only a preference: if it is not
-    served, the closest one is taken, because only the endpoint knows what a key may use.
+    A model that the user named is used as named, the default only if it is served. Else the closest
+    one is taken, because only the endpoint knows what a key may use.
     """
 
     def closeness(model: dict[str, Any]) -> tuple[bool, bool, bool, float]:

@@ -1,7 +1,6 @@
 """Readable error messages: what happened, then what to do.
 
-`explain` has one for every exception. The facts about Moonshot's platform in its table
-are from platform.moonshot.ai/docs, the others from the engines' own error messages.
+The facts about Moonshot's platform are from platform.moonshot.ai/docs, the others from the engines.
 """
 
 import re
@@ -12,17 +11,14 @@ NO_BALANCE = r"current_quota|insufficient_quota|\bbalance\b"
 
 
 class KimiError(Exception):
-    """An error whose text is for the user. `exit_status`: 1, or 2 if a script could not start."""
-
-    def __init__(self, text: str, exit_status: int = 1) -> None:
-        super().__init__(text)
-        self.exit_status = exit_status
+    """An error whose text is for the user."""
 
 
-def exit_status(error: BaseException) -> int:
-    """What a script ends with after this exception: 1, or 2 if it could not start."""
-    return getattr(error, "exit_status", 2 if isinstance(error, ImportError) else 1)
+class SettingError(KimiError):
+    """A missing or wrong setting, so that nothing can be sent."""
 
+
+COULD_NOT_START = (SettingError, ImportError)  # a script ends with exit status 2
 
 _keys: set[str] = set()
 
@@ -57,9 +53,8 @@ _KEY_REFUSED = "The endpoint did not accept the key"
 _NETWORK = "Check the base URL, the network and any proxy."
 
 # (what to look for, what happened, what to do): the first row that fits is taken. The pattern is
-# matched with a line of one of these two forms; KEY is the beginning of the key.
-#     STATUS ADDRESS TYPE CODE WORDS KEY        for what an endpoint answered
-#     CLASS.CLASS... ADDRESS TYPE CODE WORDS KEY    for anything else, with the cause's classes
+# matched with a line "STATUS ADDRESS TYPE CODE WORDS KEY", where KEY is the beginning of the key.
+# If no endpoint answered, the classes of the exception and of its cause stand for STATUS.
 _TABLE = (
     (r"\S*ImportError.*socks|\S*ValueError.*proxy.*socks",
      "ALL_PROXY or another variable names a SOCKS proxy, which needs another package",

@@ -107,8 +107,7 @@ def ask_manual(client: "OpenAI", messages: Any, tools: Any, **request: Any) -> I
 
 def ask_anthropic(client: "OpenAI", **request: Any) -> Iterator[Any]:
     """Yield the reply of Anthropic's `/messages`, requested with the same client and key."""
-    moonshot = re.match(r"https://api\.moonshot\.(ai|cn)/", str(client.base_url))
-    root = f"{moonshot.group()}anthropic/v1" if moonshot else client.base_url
+    root = re.sub(r"(//api\.moonshot\.(ai|cn)/)v1", r"\1anthropic/v1", str(client.base_url))
     options: Any = {"headers": {"anthropic-version": "2023-06-01"}}
     post = client.copy(base_url=root).post
     reply = as_dict(post("/messages", body=to_request(**request), options=options, cast_to=object))

@@ -26,10 +26,8 @@ ABILITIES = (
     f"{', '.join(CITIES)}, and calculate, e.g. 12 * (3 + 4)."
 )
 _CITY = re.compile("|".join(rf"\b{city}\b" for city in CITIES), re.I)
-_FUNCTION = r"(?:sqrt|abs|round|min|max|floor|ceil|log10|log|exp|sin|cos|tan)\s*\("
-_ARITHMETIC = re.compile(
-    rf"(?:[-−(]\s*)*(?:\d|{_FUNCTION})(?:{_FUNCTION}|pi|[-+*/%×÷−·^().,\d\s])*"
-)
+_CALL = r"(?:sqrt|abs|round|min|max|floor|ceil|log10|log|exp|sin|cos|tan)\s*\("
+_ARITHMETIC = re.compile(rf"(?:[-−(]\s*)*(?:\d|{_CALL})(?:{_CALL}|pi|[-+*/%×÷−·^().,\d\s])*")
 
 
 def next_message(turns: list[tuple[str, str]]) -> Json:

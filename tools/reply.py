@@ -125,11 +125,8 @@ def check(reply: Reply, max_tokens: int) -> None:
 
 
 def sendable(messages: list[Json]) -> list[Json]:
-    """A copy of `messages` that the strictest server accepts; the history stays as it is.
-
-    Every message has a content, no field is null or an empty list, all arguments are a JSON
-    object, and no text has a lone surrogate.
-    """
+    """A copy of `messages` that the strictest server accepts: every message has a content, no field
+    is null or an empty list, all arguments are a JSON object, no text has a lone surrogate."""
     copies: list[Json] = json.loads(joined([json.dumps(messages, ensure_ascii=False)]))
     for message in copies:
         for key in [key for key, value in message.items() if value in (None, [])]:

@@ -11,15 +11,13 @@ from typing import Any
 
 from . import endpoint
 from .endpoint import DEFAULT_BASE_URL, DEFAULT_MODEL, Settings
-from .errors import exit_status, explain, hide, mask
+from .errors import COULD_NOT_START, explain, hide, mask
 from .loop import MODES
 
 
 class _Output:
-    """A filter over stdout or stderr: no control character and no key gets through.
-
-    Output appears at once, and on stderr it starts on a new line if stdout is in the middle of one.
-    """
+    """A filter over stdout or stderr: no control character and no key gets through. Output appears
+    at once, and on stderr it starts on a new line if stdout is in the middle of one."""
 
     unfinished: bool  # whether stdout is in the middle of a line; one value for both streams
 
@@ -61,11 +59,9 @@ def flag_parser(description: str, mode: str) -> argparse.ArgumentParser:
 
 
 def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) -> int:
-    """Call `run` with the settings; an exception becomes a sentence on stderr.
-
-    Returns the exit status: of `run` (None is 0), 1 for an error, 2 if the script could not start,
-    130 for Ctrl-C.
-    """
+    """Call `run` with the settings and return the exit status: what `run` returns (None is 0), 130
+    for Ctrl-C; after an exception, which becomes a sentence on stderr, 1, or 2 if the script could
+    not start."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # the SDK's, about unusual replies
     for name in [name for name in os.environ if name.startswith("OPENAI_")]:
@@ -90,7 +86,7 @@ def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) 
             return 1
         except Exception as error:
             print(explain(error), file=sys.stderr)
-            return exit_status(error)
+            return 2 if isinstance(error, COULD_NOT_START) else 1
 
 
 @contextmanager

@@ -33,11 +33,10 @@ WEATHER_TOOL: dict[str, Any] = {
 
 
 def get_weather(city: str, unit: str = "celsius") -> dict[str, Any]:
-    """The simulated weather of `city` (upper and lower case and surrounding spaces do not matter).
+    """The simulated weather of `city`, in upper or lower case.
 
-    `unit` is "celsius" or "fahrenheit". Returns city, condition, temperature (in `unit`, one
-    decimal), unit, humidity (percent) and "simulated": True; or {"error": "…"}, which says what
-    is wrong and which values are possible. Never raises.
+    `unit` is "celsius" or "fahrenheit". Returns city, condition, temperature (in `unit`), unit,
+    humidity (percent) and "simulated": True, or {"error": which values are possible}. Never raises.
     """
     known = {name.casefold(): name for name in CITIES}
     name = known.get(str(city).strip().casefold())
