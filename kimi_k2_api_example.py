@@ -3,7 +3,7 @@
     python kimi_k2_api_example.py --offline     no key: a mock server on this machine answers
     python kimi_k2_api_example.py               with your key in MOONSHOT_API_KEY
     python kimi_k2_api_example.py --prompt "Is it warmer in Cairo or in Sydney?"
-    python kimi_k2_api_example.py --mode anthropic --temperature 0.6 --max-tokens 2000
+    python kimi_k2_api_example.py --mode anthropic --temperature 0.6
 
 A language model only writes text. With tool calling, you describe your functions to it. When it
 needs one, it replies with the function's name and arguments; your program runs the function and

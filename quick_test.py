@@ -20,10 +20,7 @@ from tools.script import connect, flag_parser, run_script
 
 QUESTION = "What is 8467 * 5931? Use the calculate tool."
 RESULT = 8467 * 5931
-PARSER = (
-    "If you host the engine, start it with --tool-call-parser kimi_k2,\n"
-    "and vLLM also with --enable-auto-tool-choice."
-)
+PARSER = "If you host it, set --tool-call-parser kimi_k2 (in vLLM also --enable-auto-tool-choice)."
 AGAIN = "Run it again; if that does not help, choose another --model."
 
 
@@ -52,7 +49,7 @@ def verdict(settings: Settings, mode: str) -> int:
             print(indented(" ".join(answer.split())))
             check_answer(answer)
         if mode != "manual" and any(reply.parsed_from_text for reply in replies):
-            print(indented(f"note    The call came as plain text and was parsed here. {PARSER}"))
+            print(indented(f"note    The call came as plain text and was parsed here.\n{PARSER}"))
         word = "PASS"
     except COULD_NOT_START:
         raise
@@ -92,7 +89,7 @@ def ask(client: Any, model: str, mode: str, **callbacks: Any) -> str:
     results = [message["content"] for message in messages if message["role"] == "tool"]
     if not results:
         what = "Error: The model answered without calling the tool, so agents cannot use it."
-        raise KimiError(f"{what}\nChoose another --model. {PARSER}")
+        raise KimiError(f"{what}\nChoose another --model.\n{PARSER}")
     if not any(f'"result": {RESULT}}}' in result for result in results):
         raise KimiError(f"Error: The model called a tool, but not for {QUESTION[8:19]}.\n{AGAIN}")
     return answer

@@ -140,8 +140,7 @@ def make_client(settings: Settings) -> "OpenAI":
     try:
         http_client = DefaultHttpxClient(event_hooks=retry_hooks(), trust_env=proxies)
     except OSError as error:
-        file = os.environ.get("SSL_CERT_FILE")
-        what = f"Error: The certificates in SSL_CERT_FILE={file} cannot be read ({error})."
+        what = f"Error: SSL_CERT_FILE={os.environ.get('SSL_CERT_FILE')} cannot be read ({error})."
         raise SettingError(f"{what}\nCorrect the path, or unset SSL_CERT_FILE.") from error
     return OpenAI(
         api_key=settings.api_key, base_url=settings.base_url, http_client=http_client,
@@ -155,8 +154,8 @@ def list_models(client: "OpenAI") -> list[dict[str, Any]] | None:
     from openai import APIStatusError, Timeout
 
     try:
-        quick = client.with_options(timeout=Timeout(10, connect=5))
-        body: Any = quick.get("/models", cast_to=object)
+        quick = Timeout(10, connect=5)
+        body: Any = client.get("/models", cast_to=object, options={"timeout": quick})
     except (APIStatusError, ValueError) as error:  # ValueError: broken JSON
         if getattr(error, "status_code", None) in (401, 403, 429):
             raise

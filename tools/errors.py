@@ -19,7 +19,6 @@ class SettingError(KimiError):
 
 
 COULD_NOT_START = (SettingError, ImportError)  # a script ends with exit status 2
-
 _keys: set[str] = set()
 
 

@@ -79,10 +79,10 @@ class ToolCallParser:
     """Finds the tool calls in the model's text while it arrives, wherever the pieces are split.
 
     `feed(text)` returns the text that is now safe to show; `close()` returns what was held back
-    because it could have become a marker. `tool_calls` is then the list of calls in OpenAI form,
-    with id and arguments as the model wrote them, without surrounding space; a call whose id is
-    only a counter has the name "". `truncated` is true if the text ended inside a call whose
-    arguments are not complete JSON: do not run that call. Never raises; takes linear time.
+    because it could have become a marker. `tool_calls` then has the calls in OpenAI form, with id
+    and arguments as the model wrote them; a call whose id is only a counter has the name "". If the
+    text ended inside a call and its arguments are not complete JSON, `truncated` is true: do not
+    run that call. Never raises; takes linear time.
     """
 
     def __init__(self) -> None:

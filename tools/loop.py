@@ -11,7 +11,7 @@ form: a whole completion, or the chunks of a stream. `collect` in reply.py makes
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import FUNCTIONS, TOOLS, Json, run_tool
 from .anthropic_format import to_message, to_request
@@ -19,12 +19,9 @@ from .errors import KimiError
 from .kimi_format import render_prompt
 from .reply import Reply, as_dict, check, collect, sendable
 
-if TYPE_CHECKING:  # at run time this import would take half a second
-    from openai import OpenAI
-
 
 def run_loop(
-    client: "OpenAI", model: str, messages: list[Any], mode: str = "non-streaming",
+    client: Any, model: str, messages: list[Any], mode: str = "non-streaming",
     *,
     tools: list[Any] = TOOLS,
     functions: dict[str, Any] = FUNCTIONS,
@@ -35,13 +32,13 @@ def run_loop(
 ) -> str:  # fmt: skip
     """Send the conversation, run the tools that the model calls, repeat until the model answers.
 
-    Returns the answer. Replies and results are appended to `messages`, in OpenAI form, so a
-    follow-up question is one more user message. `mode` is a key of MODES and may change between
-    calls. `tools` are the schemas, `functions` the functions by name. `on_text(text)` gets text as
-    it arrives, `on_tool(call, result)` each call that was run, `on_reply(reply)` each reply.
-    `max_turns` limits the requests, `max_tokens` the output of each. `temperature` is the one that
-    the model really uses; None leaves it to the server. Raises KimiError for a limit or a reply
-    that cannot be used, else what the SDK raises; `explain` in errors.py makes a message of either.
+    `client` is an openai.OpenAI. Returns the answer. Appends replies and results to `messages`, in
+    OpenAI form: a follow-up question is one more user message. `mode` is a key of MODES and may
+    change between calls; `tools` are the schemas, `functions` the functions by name.
+    `on_text(text)` gets text as it arrives, `on_tool(call, result)` each call that was run,
+    `on_reply(reply)` each reply. `max_turns` limits the requests, `max_tokens` the output of each.
+    `temperature` is the effective one; None leaves it to the server. Raises KimiError for a limit
+    or an unusable reply, else what the SDK raises; `explain` makes a message of either.
     """
     if mode not in MODES:
         raise KimiError(f"Error: There is no mode {mode!r}.\nUse one of: {', '.join(MODES)}.")
@@ -83,12 +80,12 @@ def number_calls(calls: list[Json], messages: list[Json]) -> None:
         taken.append(call_id)
 
 
-def ask_non_streaming(client: "OpenAI", **request: Any) -> Iterator[Any]:
+def ask_non_streaming(client: Any, **request: Any) -> Iterator[Any]:
     """Yield the completion of `/chat/completions`."""
     yield client.chat.completions.create(**_for_chat(**request))
 
 
-def ask_streaming(client: "OpenAI", **request: Any) -> Iterator[Any]:
+def ask_streaming(client: Any, **request: Any) -> Iterator[Any]:
     """Yield the chunks of `/chat/completions`; the whole body from a server that cannot stream."""
     with client.chat.completions.create(**_for_chat(**request), stream=True) as stream:
         if re.search("json|html", stream.response.headers.get("content-type", "")):
@@ -97,7 +94,7 @@ def ask_streaming(client: "OpenAI", **request: Any) -> Iterator[Any]:
             yield from stream
 
 
-def ask_manual(client: "OpenAI", messages: Any, tools: Any, **request: Any) -> Iterator[Any]:
+def ask_manual(client: Any, messages: Any, tools: Any, **request: Any) -> Iterator[Any]:
     """Yield the completion of `/completions`, whose text still contains the calls."""
     yield client.completions.create(
         prompt=render_prompt(messages, tools), stop=["<|im_end|>"],
@@ -105,7 +102,7 @@ def ask_manual(client: "OpenAI", messages: Any, tools: Any, **request: Any) -> I
     )  # fmt: skip
 
 
-def ask_anthropic(client: "OpenAI", **request: Any) -> Iterator[Any]:
+def ask_anthropic(client: Any, **request: Any) -> Iterator[Any]:
     """Yield the reply of Anthropic's `/messages`, requested with the same client and key."""
     root = re.sub(r"(//api\.moonshot\.(ai|cn)/)v1", r"\1anthropic/v1", str(client.base_url))
     options: Any = {"headers": {"anthropic-version": "2023-06-01"}}

@@ -8,7 +8,7 @@ and builds an answer from their results. `python -m tools.offline` serves until 
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from itertools import takewhile
 from socketserver import ThreadingTCPServer
@@ -117,10 +117,10 @@ def _events(reply: Json) -> Iterator[str]:
     deltas: list[Json] = [{"role": "assistant", "content": ""}]
     deltas += [{"content": part} for part in re.findall("(?s).{1,8}", message["content"])]
     for index, call in enumerate(message.get("tool_calls", [])):
+        parts = re.findall("(?s).{1,8}", call["function"]["arguments"])
         begin = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
-        deltas.append({"tool_calls": [begin]})
-        for part in re.findall("(?s).{1,8}", call["function"]["arguments"]):
-            deltas.append({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
+        rest = [{"index": index, "function": {"arguments": part}} for part in parts]
+        deltas += [{"tool_calls": [fragment]} for fragment in (begin, *rest)]
     for delta in [*deltas, {}]:
         choice = {"index": 0, "delta": delta, "finish_reason": None if delta else reason}
         chunk = {**reply, "object": "chat.completion.chunk", "choices": [choice]}
@@ -178,12 +178,9 @@ def serve() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    try:
-        with serve() as base_url:
-            print("# A mock server, not Kimi-K2. Run this in another terminal, then your program.")
-            print('# PowerShell: $env:NAME = "value" instead of export NAME=value')
-            print("export MOONSHOT_API_KEY=offline")
-            print(f"export MOONSHOT_BASE_URL={base_url}", flush=True)
-            Event().wait()
-    except KeyboardInterrupt:
-        pass
+    with suppress(KeyboardInterrupt), serve() as base_url:
+        print("# A mock server, not Kimi-K2. Run this in another terminal, then your program.")
+        print('# PowerShell: $env:NAME = "value" instead of export NAME=value')
+        print("export MOONSHOT_API_KEY=offline")
+        print(f"export MOONSHOT_BASE_URL={base_url}", flush=True)
+        Event().wait()

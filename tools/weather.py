@@ -38,8 +38,7 @@ def get_weather(city: str, unit: str = "celsius") -> dict[str, Any]:
     `unit` is "celsius" or "fahrenheit". Returns city, condition, temperature (in `unit`), unit,
     humidity (percent) and "simulated": True, or {"error": which values are possible}. Never raises.
     """
-    known = {name.casefold(): name for name in CITIES}
-    name = known.get(str(city).strip().casefold())
+    name = {each.casefold(): each for each in CITIES}.get(str(city).strip().casefold())
     if name is None:
         return {"error": f"No weather for {city!r}. Known cities: {', '.join(CITIES)}."}
     if unit not in ("celsius", "fahrenheit"):
