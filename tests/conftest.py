@@ -1,7 +1,5 @@
 """Shared fixtures: no settings from outside, no network but loopback, no waiting."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -104,6 +102,22 @@ def status(code, message="words of the server", kind="x", **headers):
     return httpx.Response(code, json=error, headers={"retry-after-ms": "1", **headers})
 
 
+SUM = call()
+WEATHER = call("get_weather", '{"city": "Paris"}', "w")
+S, W = SUM["function"]["arguments"], WEATHER["function"]["arguments"]
+PAGE = httpx.Response(200, html="<html><body>Please log in</body></html>")
+
+
+def marked(*calls):
+    """Calls as Kimi-K2 writes them."""
+    written = [
+        f"<|tool_call_begin|>{each['id']}<|tool_call_argument_begin|>"
+        f"{each['function']['arguments']}<|tool_call_end|>"
+        for each in calls
+    ]
+    return f"<|tool_calls_section_begin|>{''.join(written)}<|tool_calls_section_end|>"
+
+
 def delta(reason=None, **fields):
     return {"choices": [{"index": 0, "delta": fields, "finish_reason": reason}]}
 
@@ -118,6 +132,37 @@ def sse(*events, done=True, headers=None):
 
 def streamed(content="It is 42."):
     return sse(delta(role="assistant", content=""), delta(content=content), delta("stop"))
+
+
+def reply(mode, content, *calls, reason=None, **fields):
+    """What the model says, in the form in which a mode gets it; texts are streamed by letters."""
+    usage = {"total_tokens": 3}
+    if mode == "manual":
+        text = content + (marked(*calls) if calls else "")
+        choice = {"index": 0, "text": text, "finish_reason": reason or "stop"}
+        return httpx.Response(200, json={"choices": [choice], "usage": usage})
+    if mode == "anthropic":
+        functions = [each["function"] for each in calls]
+        blocks = [{"type": "text", "text": content}] if content else []
+        blocks += [
+            {"type": "tool_use", "id": "x", "name": f["name"], "input": json.loads(f["arguments"])}
+            for f in functions
+        ]
+        reason = reason or ("tool_use" if calls else "end_turn")
+        return httpx.Response(200, json={"content": blocks, "stop_reason": reason, "usage": usage})
+    reason = reason or ("tool_calls" if calls else "stop")
+    if mode == "non-streaming":
+        return said(content, reason, **({"tool_calls": list(calls)} if calls else {}), **fields)
+    deltas = [delta(**{name: part}) for name, text in fields.items() for part in text or [""]]
+    deltas += [delta(content=letter) for letter in content]
+    deltas += [delta(tool_calls=[{**each, "index": n}]) for n, each in enumerate(calls)]
+    return sse(delta(role="assistant", content=""), *deltas, {**delta(reason), "usage": usage})
+
+
+def route(http, mode, *responses):
+    """Let a mode's route answer with these responses, one after the other."""
+    path = {"manual": "completions", "anthropic": "messages"}.get(mode, "chat/completions")
+    return http.post(f"{URL}/{path}").mock(side_effect=list(responses))
 
 
 def sent(route, n=-1):
