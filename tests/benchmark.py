@@ -5,8 +5,6 @@
 Prints a table and exits with 1 if a figure misses its limit. Not collected by pytest.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

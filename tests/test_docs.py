@@ -1,8 +1,6 @@
 """The documents are true: their programs run, their transcripts are what is printed, and every
 flag, file, variable and error message in them exists."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -13,15 +11,18 @@ import sys
 
 import httpx
 import pytest
-from conftest import CHAT, KEY, MODEL, ROOT, URL, call, called, delta, said, sent, sse
+from conftest import (
+    CHAT, KEY, MODEL, ROOT, SUM, URL, call, called, delta, reply, route, said, sent, sse, status,
+    streamed,
+)  # fmt: skip
 
 import kimi_k2_api_example
 import quick_test
-from tools import endpoint, errors, loop, offline
+import tools
+from tools import endpoint, errors, kimi_format, loop, offline
 from tools.anthropic_format import request_temperature
 from tools.endpoint import retry_hooks
 from tools.errors import KimiError
-from tools.kimi_format import parse
 from tools.offline import serve
 
 DOC = (ROOT / "API_README.md").read_text(encoding="utf-8")
@@ -48,8 +49,7 @@ COMMANDS = [body.strip() for body in blocks("bash", README)]
 def test_every_block_is_of_a_kind_that_is_tested():
     kinds = {language for language, _ in FENCE.findall(DOC)}
     assert kinds == {"python", "bash", "powershell", "text", "console"}
-    assert len(blocks("python")) == 5
-    assert len(DOC.splitlines()) < 350
+    assert len(blocks("python")) == 5 and len(DOC.splitlines()) < 350
     titles = re.findall("^## (.*)", DOC, re.M)
     assert titles == [
         "Quick start", "How it works", "The three loops", "A tool of your own",
@@ -80,11 +80,10 @@ RESULT = {"city": "Beijing", "condition": "sunny", "simulated": True}
 
 
 def test_non_streaming(run, http):
-    route = http.post(CHAT).mock(
-        side_effect=[called(BEIJING, BROKEN, reasoning_content="Hm."), said("Sunny.")]
-    )
+    calls = called(BEIJING, BROKEN, reasoning_content="Hm.")
+    posted = route(http, "non-streaming", calls, said("Sunny."))
     assert run(program("Non-streaming")) == "Sunny.\n"
-    body = sent(route)
+    body = sent(posted)
     assert body["model"] == MODEL and "temperature" not in body and body["tool_choice"] == "auto"
     messages = body["messages"]
     assert [m["role"] for m in messages] == ["user", "assistant", "tool", "tool"]
@@ -104,68 +103,62 @@ def test_non_streaming(run, http):
     ],
 )  # fmt: skip
 def test_a_program_picks_the_model_that_the_scripts_would(run, http, served):
-    route = http.post(CHAT).mock(return_value=said("Sunny."))
+    posted = route(http, "non-streaming", said("Sunny."))
     models = [{"id": name, "created": created} for name, created in served.items()]
     run(program("Non-streaming"), models)
     settings = endpoint.Settings(KEY, "", URL)
-    assert sent(route)["model"] == endpoint.choose_model(settings, models)[0]
+    assert sent(posted)["model"] == endpoint.choose_model(settings, models)[0]
 
 
 def test_streaming(run, http):
+    begin, end = call("get_weather", '{"city": ', "b"), {"function": {"arguments": '"Beijing"}'}}
+    fragments = [delta(tool_calls=[{**each, "index": 0}]) for each in (begin, end)]
     usage = {"choices": [], "usage": {"total_tokens": 3}}
-    fragments = [
-        {"index": 0, "id": "b", "type": "function", "function": {"name": "get_weather", "arguments": ""}},
-        {"index": 0, "function": {"arguments": '{"city": '}},
-        {"index": 0, "function": {"arguments": '"Beijing"}'}},
-    ]
-    chunks = [delta(role="assistant"), delta(content="Let me "), delta(content="see.")]
-    chunks += [delta(tool_calls=[f]) for f in fragments]
-    http.post(CHAT).mock(return_value=sse(*chunks, delta("tool_calls"), usage))
-    call = {"name": "get_weather", "arguments": '{"city": "Beijing"}'}
-    assert run(program("Streaming")) == f"Let me see.{[call]}\n"
+    chunks = [delta(role="assistant"), delta(content="Let me "), delta(content="see."), *fragments]
+    route(http, "streaming", sse(*chunks, delta("tool_calls"), usage))
+    assert run(program("Streaming")) == f"Let me see.{[BEIJING['function']]}\n"
 
 
 def test_manual_parsing(run, http):
-    written = (
-        "<|tool_calls_section_begin|><|tool_call_begin|>functions.calculate:0"
-        '<|tool_call_argument_begin|>{"expression": "8467 * 5931"}<|tool_call_end|>'
-        "<|tool_calls_section_end|>"
-    )
-    for text, printed in ((written, parse(written)[1]), ("50217777", "50217777")):
-        reply = {"choices": [{"index": 0, "text": text, "finish_reason": "stop"}]}
-        route = http.post(f"{URL}/completions").mock(return_value=httpx.Response(200, json=reply))
+    for parts, printed in ((("", SUM), [SUM]), (("50217777",), "50217777")):
+        posted = route(http, "manual", reply("manual", *parts))
         assert run(program("Manual parsing")) == f"{printed}\n"
-    body = sent(route)
+    body = sent(posted)
     assert body["skip_special_tokens"] is False and body["max_tokens"] == 4096
     assert body["stop"] == ["<|im_end|>"] and "8467 * 5931" in body["prompt"]
 
 
 def test_a_tool_of_your_own(run, http):
     roll = call("roll_dice", '{"sides": 6}')
-    route = http.post(CHAT).mock(side_effect=[called(roll), said("You rolled a 4.")])
+    posted = route(http, "non-streaming", called(roll), said("You rolled a 4."))
     assert run(program("A tool of your own")) == "You rolled a 4.\n"
-    assert [tool["function"]["name"] for tool in sent(route)["tools"]] == ["roll_dice"]
-    assert json.loads(sent(route)["messages"][2]["content"]) == {"sides": 6, "rolled": 4}
+    assert [tool["function"]["name"] for tool in sent(posted)["tools"]] == ["roll_dice"]
+    assert json.loads(sent(posted)["messages"][2]["content"]) == {"sides": 6, "rolled": 4}
 
 
 def test_in_your_own_program(run, http):
-    http.post(CHAT).mock(side_effect=[sse(delta(content="Sunny."), delta("stop"))])
+    route(http, "streaming", streamed("Sunny."), status(401))
     assert run(program("In your own program")) == "Sunny.\n"
-    http.post(CHAT).mock(return_value=httpx.Response(401, json={"error": {"message": "no"}}))
     assert "did not accept the key" in run(program("In your own program"))
+
+
+def pasted(folder, source):
+    """What a program prints as a person tries it: in an empty file beside tools/, with the two
+    variables that the mock server prints."""
+    (folder / "mine.py").write_text(source, encoding="utf-8")
+    with serve() as url:
+        environment = {**os.environ, "MOONSHOT_API_KEY": "offline", "MOONSHOT_BASE_URL": url}
+        environment["PYTHONIOENCODING"] = "utf-8"
+        command = [sys.executable, "-W", "error::SyntaxWarning", "mine.py"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0 and done.stderr == b"", done.stderr.decode()
+    return done.stdout.decode()
 
 
 @pytest.mark.parametrize("source", blocks("python"))
 def test_every_program_runs_against_the_mock_server(project, source):
-    """As a person tries it: pasted into an empty file, with the two variables that it prints."""
-    with serve() as url:
-        environment = {**os.environ, "MOONSHOT_API_KEY": "offline", "MOONSHOT_BASE_URL": url}
-        command = [sys.executable, "-W", "error::SyntaxWarning", "-c", source]
-        done = subprocess.run(
-            command, cwd=project, env=environment, capture_output=True, text=True, encoding="utf-8"
-        )
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert done.stdout.endswith("\n") and done.stdout.strip()
+    printed = pasted(project, source)
+    assert printed.endswith("\n") and printed.strip()
 
 
 # --- the lessons -----------------------------------------------------------------------------------
@@ -181,6 +174,9 @@ def test_lessons_are_short_and_plain():
         assert " -> " not in lesson and "(client, model):" in lesson
 
 
+ANSWERS = ["22 °C", "352.5", "69.29646455628166", "19 °C"]
+
+
 @pytest.mark.parametrize("number", range(1, 5))
 def test_a_lesson_can_be_copied(project, tmp_path, number):
     """Below the lines of the docstring, in an empty folder beside tools/."""
@@ -188,17 +184,7 @@ def test_a_lesson_can_be_copied(project, tmp_path, number):
     above = kimi_k2_api_example.__doc__.split("call it:")[1].split("\n\n", 1)[1]
     lines = [line.removeprefix("    ") for line in above.splitlines()]
     source = "\n".join([*lines, LESSONS[number - 1], f"lesson_{number}(client, model)"])
-    (tmp_path / "mine.py").write_text(source, encoding="utf-8")
-    with serve() as url:
-        environment = {**os.environ, "MOONSHOT_API_KEY": "offline", "MOONSHOT_BASE_URL": url}
-        environment["PYTHONIOENCODING"] = "utf-8"
-        done = subprocess.run(
-            [sys.executable, "mine.py"],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8",
-        )  # fmt: skip
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    answer = ["22 °C", "352.5", "69.29646455628166", "19 °C"][number - 1]
-    assert answer in done.stdout.replace("|", "")
+    assert ANSWERS[number - 1] in pasted(tmp_path, source).replace("|", "")
 
 
 # --- the commands --------------------------------------------------------------------------------
@@ -235,16 +221,6 @@ def test_the_command_with_a_key(project):
             ["bash", "-eu"], input=command, cwd=project, env=environment, capture_output=True, text=True
         )
     assert done.returncode == 0 and "PASS" in done.stdout, done.stderr
-
-
-def test_powershell_does_the_same():
-    (body,) = blocks("powershell")
-    assert body.splitlines() == [
-        "py -m venv .venv",
-        r".venv\Scripts\pip install -q -r requirements.txt",
-        '$env:MOONSHOT_API_KEY = "sk-..."',
-        r".venv\Scripts\python quick_test.py",
-    ]
 
 
 def test_engines_are_started_with_the_flags_that_quick_test_names():
@@ -369,15 +345,10 @@ def test_variables():
 
 
 def test_names_of_the_code_that_are_mentioned():
-    import tools
-    from tools import anthropic_format, kimi_format
-
-    modules = (tools, loop, errors, kimi_format, anthropic_format)
-    prose = FENCE.sub("", DOC)
-    names = set(re.findall(r"`([A-Za-z_]+)`", prose)) & {
-        name for module in modules for name in vars(module) if not name.startswith("_")
-    }
-    assert {"TOOLS", "FUNCTIONS", "run_tool", "run_loop", "explain", "ToolCallParser"} <= names
+    named = set(re.findall(r"`([A-Za-z_]+)`", FENCE.sub("", DOC)))
+    public = {*vars(tools), *vars(loop), *vars(errors), *vars(kimi_format)}
+    names = {"TOOLS", "FUNCTIONS", "run_tool", "run_loop", "explain", "ToolCallParser"}
+    assert names <= named & public
 
 
 def test_the_table_of_temperatures():
@@ -425,6 +396,6 @@ def test_the_notice_of_the_table_is_the_one_that_is_printed(capsys):
 
 
 def test_the_three_documented_messages():
-    assert endpoint.NO_KEY.startswith("Please set your MOONSHOT_API_KEY environment variable\n")
+    assert f"`{endpoint.NO_KEY.splitlines()[0]}`" in DOC
     for headline in ("Error: Tool call parsing failed", "Error: Model not found"):
         assert f"`{headline}`" in DOC

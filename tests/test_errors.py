@@ -1,8 +1,5 @@
 """A sentence for whatever goes wrong: what happened, then what to do."""
 
-from __future__ import annotations
-
-import json
 import ssl
 
 import httpcore2
@@ -46,6 +43,8 @@ def failure(http, client, response, path="/models", method="get"):
         (status(429, "Too many requests at the load balancer"), "rate limit", "Wait"),
         (status(400, {"x": "odd words"}), "odd words", "Change what it names"),
         (status(400, "No connected db.", "no_db_connection"), "did not accept the key", "MOONSHOT_API_KEY"),
+        (httpx.Response(400, json={"error": {"message": "x", "code": "no_db_connection"}}),
+         "did not accept the key (400", "MOONSHOT_API_KEY"),
         (status(500, "ImportError: 401 404 model Timeout"), "sent an error (500", "try again later"),
         (status(429, "overloaded", "engine_overloaded_error"), "sent an error (429", "try again later"),
         (status(500, "oops", "server_error"), 'sent an error (500 from engine.test/v1/models): "oops"',
@@ -59,12 +58,6 @@ def test_statuses(http, client, response, what, todo):
     assert what in text.splitlines()[0] and todo in text.splitlines()[1]
     assert text.startswith("Error: ") and len(text.splitlines()) == 2
     assert "<" not in text and KEY not in text and "nginx" not in text
-
-
-def test_a_gateway_that_names_a_code(http, client):
-    error = {"error": {"message": "No connected db.", "type": "x", "code": "no_db_connection"}}
-    text = failure(http, client, httpx.Response(400, json=error))
-    assert "did not accept the key (400" in text and "MOONSHOT_API_KEY" in text
 
 
 @pytest.mark.parametrize(
@@ -83,9 +76,7 @@ def test_a_key_of_a_kimi_code_membership(http, url, code, membership):
 
 
 def test_what_the_server_said_is_quoted(http, client):
-    assert '"exactly\tthese words"'.replace("\t", " ") in failure(
-        http, client, status(400, "exactly\n these words")
-    )
+    assert '"exactly these words"' in failure(http, client, status(400, "exactly\n these words"))
     assert len(failure(http, client, status(400, "x" * 5000))) < 500
 
 
@@ -100,7 +91,6 @@ def test_the_other_platform(http, end, other):
     with make_client(Settings(KEY, "", f"https://api.moonshot.{end}/v1")) as client:
         text = failure(http, client, status(401, "Invalid Authentication"))
     assert text.splitlines()[-1] == f"MOONSHOT_BASE_URL=https://api.moonshot.{other}/v1"
-    assert "separate" in text
     assert {call.request.url.host for call in http.calls} == {f"api.moonshot.{end}"}
 
 

@@ -1,46 +1,29 @@
 """Kimi-K2's own text format: the prompt to the letter, the parser for every wild form and cut."""
 
-from __future__ import annotations
-
 import json
 import time
 import tracemalloc
 
 import pytest
-from conftest import call
+from conftest import call, marked
 
 from tools.kimi_format import ToolCallParser, parse, render_prompt
 
 BEGIN, END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
-CALL, ARGUMENTS, CALL_END = (
-    "<|tool_call_begin|>",
-    "<|tool_call_argument_begin|>",
-    "<|tool_call_end|>",
-)
-SYSTEM = (
-    "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot AI."
-    "<|im_end|>\n"
-)
+CALL, CALL_END = "<|tool_call_begin|>", "<|tool_call_end|>"
+ARGUMENTS = "<|tool_call_argument_begin|>"
+KIMI = "You are Kimi, an AI assistant created by Moonshot AI."
+SYSTEM = f"<|im_system|>system<|im_middle|>{KIMI}<|im_end|>\n"
 ASSISTANT = "<|im_assistant|>assistant<|im_middle|>"
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Get weather",
-        "parameters": {
-            "type": "object",
-            "required": ["city"],
-            "properties": {"city": {"type": "string"}},
-        },
-    },
-}
+PROPERTIES = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
+FUNCTION = {"name": "get_weather", "description": "Get weather", "parameters": PROPERTIES}
+WEATHER = {"type": "function", "function": FUNCTION}
 # Stage 1 and 2 of the published guide, with the template that goes with the weights.
 STAGE_1 = (
     '<|im_system|>tool_declare<|im_middle|>[{"function":{"description":"Get weather",'
     '"name":"get_weather","parameters":{"properties":{"city":{"type":"string"}},'
     '"required":["city"],"type":"object"}},"type":"function"}]<|im_end|>'
-    + SYSTEM + "<|im_user|>user<|im_middle|>"
-    "Weather in Beijing?<|im_end|>" + ASSISTANT
+    f"{SYSTEM}<|im_user|>user<|im_middle|>Weather in Beijing?<|im_end|>{ASSISTANT}"
 )
 WRITTEN = (
     "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
@@ -52,22 +35,21 @@ STAGE_2 = (
     '\n{"weather": "Sunny"}<|im_end|>' + ASSISTANT
 )
 QUESTION = {"role": "user", "content": "Weather in Beijing?"}
-BEIJING = {
-    "role": "assistant",
-    "content": None,
-    "tool_calls": [call("get_weather", '{"city": "Beijing"}', "call_abc")],
-}
-SUNNY = {
-    "role": "tool",
-    "tool_call_id": "call_abc",
-    "name": "get_weather",
-    "content": '{"weather": "Sunny"}',
-}
+
+
+def made(*calls, content=None):
+    return {"role": "assistant", "content": content, "tool_calls": list(calls)}
+
+
+def returned(call_id, content, **name):
+    return {"role": "tool", "tool_call_id": call_id, **name, "content": content}
 
 
 def test_stage_1_and_2():
     assert render_prompt([QUESTION], [WEATHER]) == STAGE_1
-    assert render_prompt([QUESTION, BEIJING, SUNNY], [WEATHER]) == STAGE_2
+    beijing = made(call("get_weather", '{"city": "Beijing"}', "call_abc"))
+    sunny = returned("call_abc", '{"weather": "Sunny"}', name="get_weather")
+    assert render_prompt([QUESTION, beijing, sunny], [WEATHER]) == STAGE_2
 
 
 def turn(token, name, body):
@@ -75,12 +57,8 @@ def turn(token, name, body):
 
 
 def test_no_tools_and_several_turns():
-    messages = [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello"},
-        {"role": "user", "content": "北京 🌞"},
-    ]
     turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "北京 🌞")]
+    messages = [{"role": role, "content": body} for role, body in turns]
     expected = SYSTEM + "".join(turn(role, role, body) for role, body in turns) + ASSISTANT
     assert render_prompt(messages) == render_prompt(messages, []) == expected
 
@@ -114,38 +92,34 @@ def test_non_ascii_tools_stay_readable():
 
 def test_calls_are_numbered_over_the_whole_conversation():
     """An id of the history may come again in a later message."""
-    calls = [call("get_weather", "{}", "a"), call("calculate", "{}", "b")]
-    first = {"role": "assistant", "content": "Two at once.", "tool_calls": calls}
-    again = {"role": "assistant", "content": "", "tool_calls": [call("calculate", "{}", "a")]}
-    a, b = ({"role": "tool", "tool_call_id": old, "content": "r"} for old in "ab")
-    prompt = render_prompt([QUESTION, first, a, {**b, "name": "n"}, again, a])
-    assert (
-        f"Two at once.{BEGIN}{CALL}functions.get_weather:0{ARGUMENTS}{{}}{CALL_END}"
-        f"{CALL}functions.calculate:1{ARGUMENTS}{{}}{CALL_END}{END}<|im_end|>"
-        + turn("system", "tool", "## Return of functions.get_weather:0\nr")
-        + turn("system", "n", "## Return of functions.calculate:1\nr")
-        + turn(
-            "assistant",
-            "assistant",
-            f"{BEGIN}{CALL}functions.calculate:2{ARGUMENTS}{{}}{CALL_END}{END}",
-        )
-        + turn("system", "tool", "## Return of functions.calculate:2\nr")
-    ) in prompt
+    weather, sum_ = call("get_weather", "{}", "a"), call("calculate", "{}", "b")
+    messages = [
+        QUESTION, made(weather, sum_, content="Two at once."), returned("a", "r"),
+        returned("b", "r", name="n"), made({**sum_, "id": "a"}), returned("a", "r"),
+    ]  # fmt: skip
+    ids = ["functions.get_weather:0", "functions.calculate:1", "functions.calculate:2"]
+    calls = [{**each, "id": new} for each, new in zip((weather, sum_, sum_), ids, strict=True)]
+    assert render_prompt(messages).endswith(
+        turn("assistant", "assistant", "Two at once." + marked(*calls[:2]))
+        + turn("system", "tool", f"## Return of {ids[0]}\nr")
+        + turn("system", "n", f"## Return of {ids[1]}\nr")
+        + turn("assistant", "assistant", marked(calls[2]))
+        + turn("system", "tool", f"## Return of {ids[2]}\nr")
+        + ASSISTANT
+    )
 
 
 def test_results_in_another_order_keep_their_calls():
-    both = {"role": "assistant", "content": "", "tool_calls": []}
-    both["tool_calls"] = [call("a_tool", "{}", "x"), call("b_tool", "{}", "y")]
-    results = [{"role": "tool", "tool_call_id": i, "content": i} for i in ("y", "x", "stray")]
-    prompt = render_prompt([QUESTION, both, *results])
+    both = made(call("a_tool", "{}", "x"), call("b_tool", "{}", "y"))
+    prompt = render_prompt([QUESTION, both, *[returned(i, i) for i in ("y", "x", "stray")]])
     for written in ("b_tool:1\ny", "a_tool:0\nx"):
         assert f"## Return of functions.{written}<|im_end|>" in prompt
     assert "## Return of stray\nstray" in prompt
 
 
 def test_arguments_that_are_no_string():
-    message = {"role": "assistant", "tool_calls": [call(arguments={"city": "北京"})]}
-    assert ARGUMENTS + '{"city": "北京"}' + CALL_END in render_prompt([QUESTION, message])
+    prompt = render_prompt([QUESTION, made(call(arguments={"city": "北京"}))])
+    assert ARGUMENTS + '{"city": "北京"}' + CALL_END in prompt
 
 
 SPECIAL = [
@@ -162,9 +136,9 @@ def test_nobody_can_forge_a_turn(token):
         messages = [
             {"role": "system", "content": text, "name": text},
             {"role": "user", "content": f"a{text}b<|{text}|>"},
-            {"role": "assistant", "content": text, "tool_calls": [call(text, text, text)]},
-            {"role": "tool", "tool_call_id": text, "name": text, "content": text},
-            {"role": "tool", "tool_call_id": f"<|x{text}", "content": [{"text": text}]},
+            made(call(text, text, text), content=text),
+            returned(text, text, name=text),
+            returned(f"<|x{text}", [{"text": text}]),
         ]
         prompt = render_prompt(messages, [tool])
         return {each: prompt.count(each) for each in SPECIAL}, prompt
@@ -230,9 +204,8 @@ FORMS = {
 def outcome(pieces):
     parser = ToolCallParser()
     shown = "".join([parser.feed(piece) for piece in pieces]) + parser.close()
-    calls = [
-        (c["id"], c["function"]["name"], c["function"]["arguments"]) for c in parser.tool_calls
-    ]
+    functions = [(c["id"], c["function"]) for c in parser.tool_calls]
+    calls = [(call_id, each["name"], each["arguments"]) for call_id, each in functions]
     assert all(c["type"] == "function" for c in parser.tool_calls)
     return shown, calls, parser.truncated
 

@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 from conftest import (
-    CHAT, KEY, MODEL, PAGE, S, SUM, URL, W, WEATHER, call, called, delta, everything_sent, marked,
-    reply, route, said, sent, socket_server, sse, streamed,
+    CHAT, KEY, MODEL, PAGE, S, SUM, URL, W, WEATHER, call, called, delta, everything_sent,
+    marked, reply, route, said, sent, socket_server, sse, streamed,
 )  # fmt: skip
 
 from tools import FUNCTIONS, TOOLS, endpoint, json_object

@@ -1,7 +1,5 @@
 """Both scripts as their users run them: in process over intercepted HTTP, and as programs."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -16,19 +14,8 @@ import httpcore2
 import httpx
 import pytest
 from conftest import (
-    KEY,
-    MODEL,
-    URL,
-    call,
-    called,
-    delta,
-    everything_sent,
-    real_sleep,
-    said,
-    socket_server,
-    sse,
-    status,
-    streamed,
+    KEY, MODEL, PAGE, URL, WEATHER, call, called, delta, everything_sent, marked, real_sleep, reply,
+    route, said, socket_server, sse, status, streamed,
 )  # fmt: skip
 
 import kimi_k2_api_example
@@ -69,6 +56,14 @@ def run(monkeypatch, capsys, http):
     return run
 
 
+def on_one_terminal(monkeypatch):
+    """What both streams print, in the order in which a terminal shows it."""
+    both = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", both)
+    monkeypatch.setattr(sys, "stderr", both)
+    return both
+
+
 def quick(run, *flags, **more):
     return run(quick_test, *flags, **more)
 
@@ -93,34 +88,16 @@ def test_pass(run):
     assert re.fullmatch(r"PASS in \d+\.\d s, 30 tokens", lines[5])
 
 
-def test_key_from_the_file(run):
-    endpoint.ENV_FILE.write_text(f"MOONSHOT_API_KEY={KEY}\n")
-    exit_status, text = quick(run, key=None, chat=[called(PRODUCT), said(ANSWER)])
-    assert exit_status == 0 and "key ...cdef from .env" in text
-
-
-def test_a_failure_counts_tokens_too(run):
-    chat = [called(PRODUCT), said("It is 7.")]
-    assert re.search(r"^FAIL in \d+\.\d s, 30 tokens$", quick(run, chat=chat)[1], re.M)
-
-
-def test_a_password_in_the_address_is_not_shown(run):
-    url = "https://user:password@engine.test/v1"
-    _, text = quick(run, url=url, chat=[called(PRODUCT), said(ANSWER)])
-    assert "password" not in text and "https://engine.test/v1" in text
-
-
-def test_a_short_key_is_not_shown_at_all(run):
-    _, text = quick(run, key="abcdef", chat=[called(PRODUCT), said(ANSWER)])
-    assert "cdef" not in text
+def test_neither_a_password_in_the_address_nor_a_short_key_is_shown(run):
+    _, text = quick(run, key="abcdef", url="https://user:password@engine.test/v1")
+    assert "config  https://engine.test/v1, key from the environment\n" in text
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_is_checked_the_same_way(run, mode):
     exit_status, text = quick(run, "--offline", "--mode", mode, key=None)
-    assert exit_status == 0
-    assert "Offline" in text.splitlines()[0] and f"-> {RESULT}" in text and "PASS" in text
-    assert "note" not in text
+    assert exit_status == 0 and "Offline" in text.splitlines()[0] and "note" not in text
+    assert f"-> {RESULT}" in text and "PASS" in text
 
 
 def test_another_model_is_said_in_one_line(run):
@@ -144,33 +121,17 @@ def test_digits_in_groups(run, answer):
     assert quick(run, chat=[called(PRODUCT), said(answer)])[0] == 0
 
 
-@pytest.mark.parametrize("usage", ["many", [1], {"total_tokens": None}, {"total_tokens": "12"}])
-def test_odd_token_counts_do_no_harm(run, usage):
+@pytest.mark.parametrize("usage", ["many", [1], None, {"total_tokens": None}])
+def test_a_server_that_counts_no_tokens(run, usage):
     reply = {"message": {"content": ANSWER}, "finish_reason": "stop"}
     last = httpx.Response(200, json={"choices": [reply], "usage": usage})
-    exit_status, text = quick(run, chat=[called(PRODUCT), last])
-    assert exit_status == 0 and "\nPASS in " in text
-
-
-def test_usage_is_counted_wherever_it_is(run):
-    last = delta("stop", content=ANSWER)
-    last["choices"][0]["usage"] = {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}
-    after = {"choices": [], "usage": {"total_tokens": 5}}
-    first = sse(delta(tool_calls=[PRODUCT]), delta("tool_calls"), after)
-    _, text = quick(run, "--mode", "streaming", chat=[first, sse(last)])
-    assert text.endswith(" s, 12 tokens\n")
-    first = sse(delta(tool_calls=[PRODUCT]), delta("tool_calls"))
-    _, text = quick(run, "--mode", "streaming", chat=[first, streamed(ANSWER)])
-    assert text.endswith(" s\n")  # a server that counts none
+    first = sse(delta("stop", tool_calls=[PRODUCT]))
+    exit_status, text = quick(run, "--mode", "streaming", chat=[first, last])
+    assert exit_status == 0 and re.search(r"^PASS in \d+\.\d s$", text, re.M)
 
 
 def test_markers_in_the_content_pass_with_a_note(run):
-    marked = (
-        "<|tool_calls_section_begin|><|tool_call_begin|>functions.calculate:0"
-        '<|tool_call_argument_begin|>{"expression": "8467*5931"}<|tool_call_end|>'
-        "<|tool_calls_section_end|>"
-    )
-    exit_status, text = quick(run, chat=[said(marked), said(ANSWER)])
+    exit_status, text = quick(run, chat=[said(marked(PRODUCT)), said(ANSWER)])
     assert exit_status == 0 and "PASS" in text
     assert "note    The call came as plain text" in text and "--tool-call-parser kimi_k2" in text
     assert "<|" not in text
@@ -178,32 +139,20 @@ def test_markers_in_the_content_pass_with_a_note(run):
 
 FAILURES = {
     "calls no tool": ([said(ANSWER)], "without calling the tool", "--enable-auto-tool-choice"),
-    "another tool": (
-        [called(call("get_weather", '{"city": "Paris"}')), said(ANSWER)], "not for 8467 * 5931", "--model"),
+    "another tool": ([called(WEATHER), said(ANSWER)], "not for 8467 * 5931", "--model"),
     "broken arguments": ([called(call(arguments="{")), said(ANSWER)], "not for 8467 * 5931", "--model"),
     "wrong answer": ([called(PRODUCT), said("It is 7.")], "not contain the tool's result", "Run it again"),
     "longer number": ([called(PRODUCT), said(f"1{RESULT}")], "not contain", "Run it again"),
-    "empty": ([called(PRODUCT), said("")], "empty reply", "Run it again"),
     "length": ([said("It", "length")], "output limit of 4096", "--max-tokens"),
-    "filter": ([said("It", "content_filter")], "content filter", "Rephrase"),
-    "for ever": ([called(PRODUCT)] + [called({**PRODUCT, "id": f"{n}"}) for n in range(9)],
-                 "called tools in 10 turns", "simpler question"),
+    "for ever": ([called(PRODUCT)] * 10, "called tools in 10 turns", "simpler question"),
     "nameless": ([called(call(""))], "Error: Tool call parsing failed", "Run it again"),
-    "page": ([httpx.Response(200, html="<html>portal</html>")], "page instead of JSON", "/v1"),
-    "no choices": ([httpx.Response(200, json={})], "no finish reason", "base URL"),
-    "error in a 200": ([httpx.Response(200, json={"error": {"message": "broken"}})], "broken", "again"),
-    "bad request": (
-        [status(400, '"auto" tool choice requires --enable-auto-tool-choice')],
-        "requires --enable-auto-tool-choice", "Change what it names"),
-    "high risk": ([status(400, "considered high risk", "content_filter")], "content filter", "Rephrase"),
+    "page": ([PAGE], "page instead of JSON", "/v1"),
     "wrong model": ([status(404, "Not found the model x")], "Error: Model not found", "MOONSHOT_MODEL"),
-    "wrong route": ([status(404, "nothing here")], "Nothing is served there", "base URL"),
-    "no balance": (
-        [status(429, "check your account balance", "exceeded_current_quota_error")],
-        "no balance", "Top up"),
+    "no balance": ([status(429, "your balance", "exceeded_current_quota_error")], "no balance", "Top up"),
     "rate limit": ([status(429, "request reached max rpm")] * 5, "rate limit", "Tier 0"),
     "server": ([status(500, "oops")] * 5, '"oops"', "try again later"),
 }  # fmt: skip
+OF_QUICK_TEST = ("calls no tool", "another tool", "broken arguments", "wrong answer", "longer number")
 
 
 @pytest.mark.parametrize("case", FAILURES)
@@ -212,9 +161,8 @@ def test_fail(run, case):
     exit_status, text = quick(run, chat=chat)
     assert exit_status == 1
     assert what in text and todo in text
-    verdict = [line for line in text.splitlines() if line and not line.endswith("of 4.")][-1]
-    assert re.fullmatch(r"FAIL in \d+\.\d s(, \d+ tokens)?", verdict)
-    assert "PASS" not in text
+    tokens = ", 30 tokens" if case in OF_QUICK_TEST[1:] else ".*"
+    assert re.search(rf"^FAIL in \d+\.\d s{tokens}$", text, re.M) and "PASS" not in text
 
 
 @pytest.mark.parametrize(
@@ -252,11 +200,18 @@ def test_a_named_model_that_is_not_served(run, http, script):
     assert not everything_sent(http)
 
 
+IN_BOTH_CHAT_MODES = [
+    reply(mode, *parts)
+    for mode in ("non-streaming", "streaming")
+    for parts in (("", PRODUCT), (ANSWER,))
+]
+
+
 def test_all_modes(run, http):
     """A hosted platform: no /completions, and here an Anthropic route that fails."""
-    http.post(f"{URL}/completions").mock(return_value=status(404, "url not found"))
-    http.post(f"{URL}/messages").mock(return_value=status(400, "no such\nthing"))
-    chat = [called(PRODUCT), said(ANSWER), sse(delta(tool_calls=[PRODUCT]), delta("stop")), streamed(ANSWER)]
+    route(http, "manual", status(404, "url not found"))
+    route(http, "anthropic", status(400, "no such\nthing"))
+    chat = IN_BOTH_CHAT_MODES
     exit_status, text = quick(run, "--mode", "all", chat=chat)
     lines = text.splitlines()[3:]
     assert exit_status == 1 and len(lines) == 5
@@ -269,10 +224,9 @@ def test_all_modes(run, http):
 
 
 def test_all_modes_where_only_some_are_served(run, http):
-    for path in ("completions", "messages"):
-        http.post(f"{URL}/{path}").mock(return_value=status(404, "url not found"))
-    chat = [called(PRODUCT), said(ANSWER), sse(delta(tool_calls=[PRODUCT]), delta("stop")), streamed(ANSWER)]
-    exit_status, text = quick(run, "--mode", "all", chat=chat)
+    for mode in ("manual", "anthropic"):
+        route(http, mode, status(404, "url not found"))
+    exit_status, text = quick(run, "--mode", "all", chat=IN_BOTH_CHAT_MODES)
     assert exit_status == 0 and text.endswith("PASS: 2 of 4 modes work.\n")
     exit_status, text = quick(run, "--mode", "all", "--offline", key=None)
     assert exit_status == 0 and text.endswith("PASS: 4 of 4 modes work.\n")
@@ -304,9 +258,7 @@ def test_each_check_is_named_before_its_wait(run, http, monkeypatch, capsys):
 
 
 def test_a_wait_is_announced_on_a_line_of_its_own(run, http, monkeypatch):
-    both = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", both)
-    monkeypatch.setattr(sys, "stderr", both)
+    both = on_one_terminal(monkeypatch)
     limit = httpx.Response(429, json={"error": {"message": "request reached max rpm"}})
     quick(run, chat=[limit, called(PRODUCT), limit, said(ANSWER)])
     notice = "engine.test answered 429 (rate limit): waiting 22 s; retry 1 of 4."
@@ -315,11 +267,6 @@ def test_a_wait_is_announced_on_a_line_of_its_own(run, http, monkeypatch):
         "tool    ", notice,
         f'calculate({{"expression": "8467 * 5931"}}) -> {RESULT}', "answer  ", notice,
     ]  # fmt: skip
-
-
-def test_stream_cut(run):
-    exit_status, text = quick(run, "--mode", "streaming", chat=[sse(delta(content="It"))])
-    assert exit_status == 1 and "stream was cut" in text
 
 
 def test_a_server_that_hangs_up(run):
@@ -367,13 +314,10 @@ def test_redirects_do_not_carry_the_key_away(run, http):
 @pytest.mark.parametrize("mode", ["non-streaming", "streaming"])
 def test_a_hostile_model_cannot_touch_the_terminal(run, mode):
     nasty = f"\x1b]0;owned\x07\x1b[2J{ANSWER} {KEY} \x9b1m\r"
-    first = call(arguments='{"expression": "8467 * 5931"}\u001b[31m'.replace("\u001b[31m", ""))
-    if mode == "streaming":
-        chat = [sse(delta(tool_calls=[first]), delta("stop")), streamed(nasty)]
-    else:
-        chat = [called(first), said(nasty)]
-    assert quick(run, "--mode", mode, chat=chat)[0] == 0
-    assert tour(run, "--mode", mode, chat=chat)[0] == 0
+    last = streamed(nasty) if mode == "streaming" else said(nasty)  # the key arrives in one piece
+    chat = [reply(mode, "", PRODUCT), last]
+    for script in SCRIPTS.values():
+        assert run(script, "--mode", mode, chat=chat)[0] == 0
 
 
 @pytest.mark.parametrize("padding", [0, 30, 40, 50, 60, 960, 980, 990])
@@ -381,8 +325,8 @@ def test_a_model_that_repeats_the_key(run, padding):
     """The planted key is looked for by `run`; it must not survive being wrapped or cut either."""
     arguments = json.dumps({"city": "x" * padding + KEY})
     chat = [called(call("get_weather", arguments), call(KEY, "{}", "b")), said(f"It is {KEY}")]
-    quick(run, chat=chat)
-    tour(run, "--mode", "non-streaming", chat=chat)
+    for script in SCRIPTS.values():
+        run(script, "--mode", "non-streaming", chat=chat)
 
 
 # --- kimi_k2_api_example.py ------------------------------------------------------------------------
@@ -407,12 +351,11 @@ def test_the_tour_offline(run):
     assert max(len(line) for line in text.splitlines() if not json_lines.search(line)) <= 80
 
 
-def test_the_tour_reports_another_model(run, http):
-    chat = [called(call("get_weather", '{"city": "Beijing"}')), said("Sunny.")] * 3
-    exit_status, text = tour(run, "--prompt", "Weather?", models=["kimi-k3"], chat=chat)
-    assert exit_status == 0 and "model   kimi-k3\n" in text and "MOONSHOT_MODEL" in text
-    assert "Lesson" not in text
-    assert everything_sent(http)[0]["messages"][0]["content"] == "Weather?"
+def test_a_prompt_is_one_conversation(run, http):
+    exit_status, text = tour(run, "--prompt", "Weather?", chat=[said("Sunny.")])
+    assert exit_status == 0 and "Lesson" not in text
+    (request,) = everything_sent(http)
+    assert request["messages"] == [{"role": "user", "content": "Weather?"}]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -424,10 +367,7 @@ def test_one_mode_is_one_conversation(run, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_options_reach_the_request(run, http, mode):
-    done = {"choices": [{"text": "x", "message": {"content": "x"}, "finish_reason": "stop"}]}
-    anthropic = {"content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn"}
-    reply = httpx.Response(200, json=anthropic if mode == "anthropic" else done)
-    http.post(url__startswith=URL).mock(return_value=reply)
+    route(http, mode, reply(mode, "x"))
     flags = ("--temperature", "0.3", "--max-tokens", "77", "--prompt", "Hi")
     exit_status, text = tour(run, "--mode", mode, *flags)
     assert exit_status == 0, text
@@ -453,13 +393,17 @@ def test_values_that_make_no_sense(run, http, flags):
 
 
 def test_a_lesson_without_its_route_is_skipped(run, http):
-    weather = [called(call("get_weather", '{"city": "Beijing"}')), said("x")]
-    for path in ("completions", "messages"):
-        http.post(f"{URL}/{path}").mock(return_value=status(404, "url not found"))
+    for mode in ("manual", "anthropic"):
+        route(http, mode, status(404, "url not found"))
+    weather = [called(WEATHER), said("x")]
     exit_status, text = tour(run, chat=[*weather, streamed("x"), *weather, streamed("x")])
     assert exit_status == 0, text
     assert text.count("(Skipped from here: this server lacks the route.") == 2
     assert "69.29" not in text and "Offline" not in text  # no answer of the mock server
+
+
+def test_manual_mode_of_a_hosted_platform(run, http):
+    route(http, "manual", status(404, "url not found"))
     exit_status, text = tour(run, "--mode", "manual")
     assert exit_status == 1 and "engines that you host yourself" in text
 
@@ -488,32 +432,26 @@ def test_the_tour_with_a_new_account(run, monkeypatch):
     assert text.count("answered 429 (rate limit): waiting 0 s; retry 1 of 4.") >= 3
 
 
+@pytest.mark.parametrize("case", [case for case in FAILURES if case not in OF_QUICK_TEST])
+def test_the_tour_fails_with_the_same_sentences(run, case):
+    chat, what, todo = FAILURES[case]
+    exit_status, text = tour(run, "--mode", "non-streaming", chat=chat)
+    assert exit_status == 1 and what in text and todo in text
+
+
 def test_a_404_in_lesson_1_is_no_missing_route(run, http):
     exit_status, text = tour(run, chat=[status(404, "Not found the model x")])
     assert exit_status == 1 and "Error: Model not found" in text and "Skipped" not in text
 
 
-@pytest.mark.parametrize("case", FAILURES)
-def test_the_tour_fails_with_the_same_sentences(run, case):
-    chat, what, todo = FAILURES[case]
-    ours = case in ("calls no tool", "another tool", "broken arguments", "wrong answer", "longer number")
-    exit_status, text = tour(run, "--mode", "non-streaming", chat=chat)
-    assert exit_status == (0 if ours else 1)
-    assert ours or (what in text and todo in text)
-
-
 def test_a_lesson_survives_odd_replies(run):
-    odd = {"Unexpected": {"choices": [{}]}, "Unexpected TypeError": {"choices": None},
-           "page instead of JSON": "text"}  # fmt: skip
-    for hint, body in odd.items():
+    for hint, body in {"Unexpected TypeError": {"choices": None}, "page instead of JSON": "x"}.items():
         exit_status, text = tour(run, chat=[httpx.Response(200, json=body)])
-        assert exit_status == 1 and "Error: " in text and hint in text and len(text) < 700
+        assert exit_status == 1 and "Error: " in text and hint in text
 
 
 def test_an_error_begins_on_a_line_of_its_own(run, monkeypatch):
-    both = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", both)
-    monkeypatch.setattr(sys, "stderr", both)
+    both = on_one_terminal(monkeypatch)
     cut = sse(delta(content="It is"))
     tour(run, "--mode", "streaming", chat=[cut])
     assert "\nIt is\nError: " in both.getvalue()
@@ -535,11 +473,8 @@ def test_wrong_flags(run, script):
     for flags in (["--mode", "x"], ["--nonsense"], ["--offline", "--base-url", URL], ["--off"]):
         exit_status, text = run(script, *flags)
         assert exit_status == 2 and "usage:" in text
-    for url in ("engine.test/v1", "localhost:8000"):
-        exit_status, text = run(script, url=url, models=())
-        assert exit_status == 2 and "https://" in text
-    exit_status, text = run(script, key="sk-secr\u00e9t-0123456789")
-    assert exit_status == 2 and "cannot be in a key" in text
+    exit_status, text = run(script, url="engine.test/v1", models=())
+    assert exit_status == 2 and "https://" in text
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)

@@ -1,7 +1,5 @@
 """The two tools, and run_tool."""
 
-from __future__ import annotations
-
 import ast
 import json
 import subprocess
@@ -19,16 +17,10 @@ from tools.errors import quote
 from tools.weather import CITIES, WEATHER_TOOL, get_weather
 
 
-def test_weather_is_complete_and_the_same_every_time():
-    assert len(CITIES) >= 10
-    for city in CITIES:
-        weather = get_weather(city)
-        assert list(weather) == [
-            "city", "condition", "temperature", "unit", "humidity", "simulated",
-        ]
-        assert weather["simulated"] is True and weather["unit"] == "celsius"
-        assert 0 <= weather["humidity"] <= 100
-        assert weather == get_weather(city)
+def test_the_weather_is_the_same_every_time():
+    beijing = {"condition": "sunny", "temperature": 22, "unit": "celsius", "humidity": 40}
+    assert len(CITIES) >= 10 and all(get_weather(city)["simulated"] for city in CITIES)
+    assert get_weather("Beijing") == {"city": "Beijing", **beijing, "simulated": True}
 
 
 @pytest.mark.parametrize("city", ["new york", "  NEW YORK ", "New York"])
@@ -37,10 +29,10 @@ def test_city_in_any_case_and_spacing(city):
 
 
 def test_fahrenheit_is_converted_and_rounded():
-    assert get_weather("Tokyo", "fahrenheit")["temperature"] == 66.2
     for city, (_, celsius, _) in CITIES.items():
-        converted = get_weather(city, "fahrenheit")["temperature"]
-        assert converted == round(celsius * 1.8 + 32, 1)
+        converted = get_weather(city, "fahrenheit")
+        assert converted["temperature"] == round(celsius * 1.8 + 32, 1)
+        assert converted["unit"] == "fahrenheit"
 
 
 def test_unknown_city_lists_the_known_ones():
@@ -104,9 +96,9 @@ def test_calculate_refuses(expression, hint):
     assert hint in outcome["error"]
 
 
-def test_calculate_refuses_what_is_no_string():
-    for value in (None, 5, b"1", ["1"], {}):
-        assert "string" in calculate(value)["error"]
+@pytest.mark.parametrize("value", [None, 5, b"1", ["1"], {}])
+def test_calculate_refuses_what_is_no_string(value):
+    assert "string" in calculate(value)["error"]
 
 
 def test_calculate_stays_quick_and_small():
@@ -150,13 +142,11 @@ def test_no_tool_evaluates_code():
 
 
 def test_schemas_are_what_every_engine_accepts():
-    assert TOOLS == [WEATHER_TOOL, CALCULATOR_TOOL]
+    assert json.loads(json.dumps(TOOLS)) == [WEATHER_TOOL, CALCULATOR_TOOL]
     for tool in TOOLS:
-        assert tool["type"] == "function"
-        assert tool["function"]["description"]
+        assert tool["type"] == "function" and tool["function"]["description"]
         for schema in tool["function"]["parameters"]["properties"].values():
             assert schema["type"] and schema["description"]
-    assert json.loads(json.dumps(TOOLS)) == TOOLS
 
 
 @pytest.mark.parametrize(
@@ -179,7 +169,7 @@ def test_run_tool_tells_the_model_what_to_change(name, arguments, hint):
 
 
 def test_run_tool_runs():
-    assert run_tool("calculate", '{"expression": "6 * 7"}')["result"] == 42
+    assert run_tool("functions.calculate:0", '{"expression": "6 * 7"}')["result"] == 42
     assert run_tool("get_weather", '{"city": "paris", "unit": "fahrenheit"}')["city"] == "Paris"
 
 
@@ -213,10 +203,6 @@ def test_a_tool_without_parameters(parameters, arguments):
 def test_tools_that_the_caller_brings_are_the_only_ones():
     result = run_tool("calculate", "{}", [], {})
     assert result["error"].startswith("There is no tool 'calculate'")
-
-
-def test_a_whole_id_as_name_means_its_function():
-    assert run_tool("functions.calculate:0", '{"expression": "6 * 7"}')["result"] == 42
 
 
 @pytest.mark.parametrize(
