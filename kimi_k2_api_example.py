@@ -10,9 +10,9 @@ needs one, it replies with the function's name and arguments; your program runs 
 sends back the result, and the model uses it to answer. Moonshot's API is compatible with OpenAI's,
 so `client` is an openai.OpenAI with another base URL, and `model` is the id of a model.
 
-To use a lesson in your own program, create a file next to the tools/ folder, start it with these
-lines, paste the lesson below them, and call it: lesson_1(client, model). Without a key, first run
-"python -m tools.offline" in another terminal, and do what it prints.
+To use a lesson in your own program, create a file next to the tools/ folder. (Without a key, first
+run "python -m tools.offline" in another terminal, and then the export lines that it prints.) Start
+the file with these lines, paste the lesson below them, and call it: lesson_1(client, model)
 
     import json
     from openai import OpenAI
@@ -22,7 +22,7 @@ lines, paste the lesson below them, and call it: lesson_1(client, model). Withou
     from tools.loop import run_loop
 
     settings = read_settings()  # MOONSHOT_API_KEY and MOONSHOT_BASE_URL, or .env
-    # tools.endpoint.make_client(settings) also waits out rate limits.
+    # make_client(settings) in tools.endpoint does the same, and waits out rate limits, too.
     client = OpenAI(api_key=settings.api_key, base_url=settings.base_url)
     model, _ = choose_model(settings, list_models(client))
 """
@@ -69,7 +69,7 @@ def lesson_1(client, model):
 
 def lesson_2(client, model):
     """Streaming: the same loop, with the answer as it is written."""
-    # The price: text and calls arrive in fragments. This question needs two calls at once.
+    # The price: text and calls arrive in fragments. Here the model makes two calls at once.
     messages = [{"role": "user", "content": "What is the weather in New York, and 15 * 23.5?"}]
     print("question:", messages[0]["content"])
     for _ in range(10):
@@ -139,10 +139,10 @@ def lesson_3(client, model):
 
 
 def lesson_4(client, model):
-    """run_loop: the lessons in one function, in several modes."""
+    """run_loop: all of this in one function, in any mode."""
     # It also handles what the lessons leave out: cut streams, output limits, malformed calls, and
     # markers that the server should have parsed. Mode "anthropic" uses Anthropic's API format,
-    # which Moonshot offers too; client and conversation stay the same.
+    # which Moonshot offers too; the client and the conversation stay the same.
     messages = []
     for city, mode in (("Paris", "non-streaming"), ("London", "streaming"), ("Tokyo", "anthropic")):
         messages.append({"role": "user", "content": f"What is the weather in {city}?"})
@@ -165,14 +165,14 @@ def tour(client, model):
             # In lesson 1, a 404 means that the model or the base URL is wrong.
             if getattr(error, "status_code", None) != 404 or lesson is lesson_1:
                 raise
-            print("(Skipped from here: this server lacks the route. --offline runs it all.)")
+            print("(Skipped from here: this server lacks the route. --offline runs everything.)")
 
 
 def main(argv=None):
     parser = flag_parser(__doc__.split("\nTo use")[0], "all")
     parser.add_argument("--prompt", help="your own question, instead of the lessons")
     parser.add_argument("--temperature", type=float, help="default: the server's own")
-    parser.add_argument("--max-tokens", type=int, help="limit of each reply; default: 4096")
+    parser.add_argument("--max-tokens", type=int, help="output tokens per reply; default: 4096")
     args = parser.parse_args(argv)
     highest = 0.6 if args.mode == "anthropic" else 2.0  # see tools/anthropic_format.py
     if args.prompt is not None and not args.prompt.strip():
@@ -183,7 +183,7 @@ def main(argv=None):
         parser.error(f"--temperature must be from 0 to {highest} in this mode")
     lessons = args.mode == "all" and args.prompt is None
     if lessons and (args.temperature is not None or args.max_tokens):
-        parser.error("--temperature and --max-tokens need --mode or --prompt")
+        parser.error("--temperature and --max-tokens need --prompt or a single --mode")
 
     def show(call, result):
         print("\ncall:    ", call["function"]["name"], call["function"]["arguments"])

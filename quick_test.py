@@ -5,7 +5,7 @@
     python quick_test.py --mode all          all four modes: what can this endpoint do?
     python quick_test.py --base-url http://localhost:8000/v1
 
-Exit status: 0 PASS, 1 FAIL, 2 it could not start (no key, a wrong flag), 130 Ctrl-C.
+Exit status: 0 PASS, 1 FAIL, 2 it could not start (no key, a malformed flag), 130 Ctrl-C.
 """
 
 import re
@@ -18,8 +18,8 @@ from tools.loop import MODES, run_loop
 from tools.reply import Reply
 from tools.script import connect, flag_parser, run_script
 
-QUESTION = "What is 8467 * 5931? Use the calculate tool."
-RESULT = 8467 * 5931
+EXPRESSION, RESULT = "8467 * 5931", 8467 * 5931
+QUESTION = f"What is {EXPRESSION}? Use the calculate tool."
 PARSER = "If you host it, set --tool-call-parser kimi_k2 (in vLLM also --enable-auto-tool-choice)."
 AGAIN = "Run it again; if that does not help, choose another --model."
 
@@ -91,14 +91,14 @@ def ask(client: Any, model: str, mode: str, **callbacks: Any) -> str:
         what = "Error: The model answered without calling the tool, so agents cannot use it."
         raise KimiError(f"{what}\nChoose another --model.\n{PARSER}")
     if not any(f'"result": {RESULT}}}' in result for result in results):
-        raise KimiError(f"Error: The model called a tool, but not for {QUESTION[8:19]}.\n{AGAIN}")
+        raise KimiError(f"Error: The model called a tool, but not for {EXPRESSION}.\n{AGAIN}")
     return answer
 
 
 def check_answer(answer: str) -> None:
-    """Raise KimiError unless the answer contains the result, however its digits are grouped."""
-    digits = re.sub(r"(?<=\d)(\{,\}|\\[,;:! ]|[,.'’_\s])(?=\d{3})", "", answer)
-    if not re.search(rf"(?<!\d){RESULT}(?!\d)", digits):
+    """Raise KimiError unless the answer contains the result, maybe with separated thousands."""
+    grouped = f"{RESULT:,}".replace(",", r"(\{,\}|\\[,;:! ]|[,.'’_\s])?")
+    if not re.search(rf"(?<!\d){grouped}(?!,?\d)", answer):
         raise KimiError(f"Error: The answer does not contain the tool's result {RESULT}.\n{AGAIN}")
 
 

@@ -49,6 +49,7 @@ def check_rules(body):
         before = body["messages"][n - 1]["content"] if n else []
         for block in turn["content"]:
             assert set(block) - {"type", "is_error"} == KEYS[block["type"]]
+            assert "is_error" not in block or json.loads(block["content"])["error"]
             if block["type"] in ("text", "thinking"):
                 assert block[block["type"]].strip(), "an empty block"
             if block["type"] == "tool_use":
@@ -81,6 +82,7 @@ CONVERSATIONS = {
     "broken arguments": [user("?"), assistant(call(arguments="{oops", call_id="a")), result("a")],
     "listed arguments": [user("?"), assistant(call(arguments="[1]", call_id="a")), result("a")],
     "no arguments": [user("?"), assistant(call(arguments="", call_id="a")), result("a")],
+    "a null error": [user("?"), assistant(A), result("a", '{"error": null}')],
     "empty result": [user("?"), assistant(A), result("a", "")],
 }  # fmt: skip
 

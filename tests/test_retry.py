@@ -58,6 +58,14 @@ def test_a_rate_limit_is_waited_for(http, client, clock, capsys, headers, wait):
     assert notice == f"engine.test answered 429 (rate limit): waiting {wait:.0f} s; retry 1 of 4.\n"
 
 
+def test_a_connection_that_is_lost_after_a_rate_limit(http, client, clock, capsys):
+    """The waits for the limit are no time without a reply."""
+    lost = httpcore2.RemoteProtocolError("Server disconnected")
+    http.post(CHAT).mock(side_effect=[limited(), limited(), limited(), lost, said()])
+    assert ask(client).choices
+    assert capsys.readouterr().err.endswith("No complete reply from engine.test; retry 4 of 4.\n")
+
+
 def test_a_rate_limit_that_does_not_end(http, client, clock, capsys):
     route = http.post(CHAT).mock(return_value=limited())
     with pytest.raises(openai.RateLimitError):

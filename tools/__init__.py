@@ -43,8 +43,8 @@ def run_tool(
 
     `name` and `arguments` (JSON text) are as the model wrote them; `tools` has the schemas,
     `functions` the functions by name. Returns the function's result as a dict of JSON values. Never
-    raises: an unknown tool, broken JSON, arguments that do not fit the schema and an exception in
-    the function become {"error": "…"}, which tells the model what to change.
+    raises: an unknown tool, broken JSON, a missing, unknown or mistyped parameter and an exception
+    in the function become {"error": "…"}, which tells the model what to change.
     """
     offered = [tool["function"] for tool in tools]
     schemas = {schema["name"]: schema for schema in offered if schema["name"] in functions}
@@ -64,7 +64,7 @@ def run_tool(
 
 
 def _problem(name: str, arguments: Json, parameters: Json) -> str | None:
-    """What is wrong with `arguments` according to the schema, as a sentence for the model."""
+    """What is wrong with `arguments` by the schema, as a sentence for the model, or None."""
     properties = parameters.get("properties") or {}
     for key in parameters.get("required") or []:
         if key not in arguments:

@@ -18,7 +18,7 @@ def request_temperature(real: float) -> float:
     if not 0 <= real <= TEMPERATURE_FACTOR:
         what = "Error: The Anthropic-compatible endpoint supports temperatures from 0 to 0.6"
         raise SettingError(f"{what}, not {real}.\nLower --temperature, or use another --mode.")
-    return min(real / TEMPERATURE_FACTOR, 1.0)
+    return real / TEMPERATURE_FACTOR
 
 
 def _blocks(message: Json) -> list[Json]:
@@ -28,7 +28,7 @@ def _blocks(message: Json) -> list[Json]:
     texts = [text for part in parts if (text := part.get("text") or "").strip()]
     if message["role"] == "tool":
         result = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
-        failed = {"is_error": True} if "error" in json_object("".join(texts)) else {}
+        failed = {"is_error": True} if json_object("".join(texts)).get("error") else {}
         return [{**result, "content": "".join(texts), **failed}]
     blocks: list[Json] = [{"type": "text", "text": text} for text in texts]
     if message.get("reasoning_content"):
@@ -57,7 +57,8 @@ def to_request(
             system += [block["text"] for block in blocks]
             continue
         role = "assistant" if message["role"] == "assistant" else "user"
-        order.update((block["id"], len(order)) for block in blocks if "id" in block)
+        for call in message.get("tool_calls") or []:
+            order.setdefault(call["id"], len(order))
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
         elif blocks:

@@ -1,6 +1,6 @@
 """A calculator tool that is safe to give to a model: without eval, and with limits.
 
-Python parses the expression into a syntax tree, and `_value` evaluates what it knows of it.
+Python parses the expression; `_value` evaluates the kinds of nodes it knows and refuses the rest.
 This file imports nothing from the package, so it can be copied by itself.
 """
 
@@ -57,7 +57,7 @@ def _round(x: Any, digits: Any = 0) -> Any:
     return round(x, digits)
 
 
-def _circular(function: Callable[[float], float], x: float) -> float:
+def _trigonometric(function: Callable[[float], float], x: float) -> float:
     y = function(x)
     # sin(pi) is 0, although pi is rounded: less than the rounding error of x counts as 0.
     return 0.0 if abs(y) < min(math.ulp(x), 1e-12) else y
@@ -71,7 +71,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sqrt": math.sqrt, "abs": abs, "round": _round, "min": min, "max": max, "floor": math.floor,
     "ceil": math.ceil, "log": math.log, "log10": math.log10, "exp": math.exp,
-    **{each.__name__: partial(_circular, each) for each in (math.sin, math.cos, math.tan)},
+    **{each.__name__: partial(_trigonometric, each) for each in (math.sin, math.cos, math.tan)},
 }  # fmt: skip
 _CONSTANTS = {"pi": math.pi, "e": math.e}
 _SPELLINGS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})

@@ -1,4 +1,4 @@
-"""Which endpoint, key and model to use: the settings, the client with its retries, the model.
+"""Which endpoint, key and model to use: settings, client, retries and choice of a model.
 
 A setting comes from a flag, else the environment, else `.env` beside the scripts, else a default.
 """
@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # at run time this import would take half a second
 DEFAULT_BASE_URL = "https://api.moonshot.ai/v1"
 DEFAULT_MODEL = "moonshotai/Kimi-K2-Instruct"
 RETRIES = 4
-RATE_LIMIT_WAIT = 22.0  # seconds: four times that outlasts a limit per minute
-LONGEST_WAIT = 60.0  # seconds that every version of the SDK waits if a server asks for it
+RATE_LIMIT_WAIT = 22.0  # seconds; four of these outlast a limit per minute
+LONGEST_WAIT = 60.0  # seconds: the longest wait that every version of the SDK accepts
 PATIENCE = 45.0  # seconds: after that, a request without a reply is not sent again
 ENV_FILE = Path(__file__).parents[1] / ".env"
 PLACEHOLDER = "your_api_key_here"
@@ -31,7 +31,7 @@ Get a key at https://platform.moonshot.ai (in China https://platform.moonshot.cn
   bash, zsh:   export MOONSHOT_API_KEY=sk-...
   PowerShell:  $env:MOONSHOT_API_KEY = "sk-..."
   or a file:   copy .env.example to .env and put the key there
-To try it without a key: --offline (these scripts), python -m tools.offline (your own)."""
+Without a key: use --offline, or for your own program python -m tools.offline."""
 
 # https://USER:PASSWORD@HOST:PORT/PATH in two groups, without user and password.
 _URL = re.compile(
@@ -51,7 +51,7 @@ class Settings(NamedTuple):
 
 
 def read_settings(base_url: str | None = None, model: str | None = None) -> Settings:
-    """The settings; `base_url` and `model` are flags. Raises SettingError if one is wrong."""
+    """The settings, with flags; SettingError if one is wrong. Warns about http:// on stderr."""
     from dotenv import dotenv_values
 
     try:
@@ -73,7 +73,7 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
         raise SettingError(NO_KEY)
     if not re.fullmatch("[!-~]+", key):
         what = f"Error: The key from {key_source} has a character that cannot be in a key."
-        raise SettingError(f"{what}\nCopy it again, without spaces, quotes and accents.")
+        raise SettingError(f"{what}\nCopy it again, without spaces, quotes or accents.")
     hide(key)
     url, source = pick("MOONSHOT_BASE_URL", base_url, DEFAULT_BASE_URL)
     parts = _URL.fullmatch(url)
@@ -88,16 +88,16 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
 
 
 def retry_hooks() -> dict[str, list[Callable[[Any], None]]]:
-    """Event hooks for the SDK's HTTP client: they print a line to stderr for each retry, and let it
-    wait out a limit per minute, of which Moonshot's 429 says nothing; the SDK alone would give up
-    after seven seconds."""
+    """Event hooks for the SDK's HTTP client. They print a line to stderr for each retry, and make
+    the SDK wait until the minute is over after a 429: Moonshot does not say how long to wait, and
+    the SDK alone would give up after seven seconds."""
     current = threading.local()  # the request of each thread
 
     def on_request(request: Any) -> None:
         retry = int(request.headers.get("x-stainless-retry-count", 0))
-        if not retry:
+        if not retry or current.announced:  # the request before was answered
             current.since = time.monotonic()
-        elif not current.announced:  # a timeout, or a lost connection
+        else:  # a timeout, or a lost connection
             if time.monotonic() - current.since > PATIENCE:
                 from openai import APITimeoutError
 
@@ -109,7 +109,7 @@ def retry_hooks() -> dict[str, list[Callable[[Any], None]]]:
         status, headers = response.status_code, response.headers
         if status not in (408, 409, 429) and status < 500:
             return  # the SDK does not retry
-        seconds = re.fullmatch(r"\d+(\.\d*)?", headers.get("retry-after", ""))  # else a date
+        seconds = re.fullmatch(r"\d+(\.\d*)?", headers.get("retry-after", ""))  # not a date
         asked = float(seconds[0]) if seconds else 0.0
         no_balance = status == 429 and re.search(NO_BALANCE.encode(), response.read())
         if no_balance or asked > 2 * LONGEST_WAIT:
@@ -149,8 +149,8 @@ def make_client(settings: Settings) -> "OpenAI":
 
 
 def list_models(client: "OpenAI") -> list[dict[str, Any]] | None:
-    """What `GET /models` lists, each with an "id"; None if there is no readable list. The SDK's
-    exception if the key is refused or limited, or if nobody answers."""
+    """What `GET /models` lists, each with an "id"; None if there is no readable list. Raises the
+    SDK's exception if the key is refused or rate-limited, or if there is no answer."""
     from openai import APIStatusError, Timeout
 
     try:
@@ -160,17 +160,16 @@ def list_models(client: "OpenAI") -> list[dict[str, Any]] | None:
         if getattr(error, "status_code", None) in (401, 403, 429):
             raise
         return None
-    if isinstance(body, dict):
-        body = body.get("data")
+    body = body.get("data") if isinstance(body, dict) else body
     models = body if isinstance(body, list) else []  # an HTML page is a str
     return [m for m in models if isinstance(m, dict) and isinstance(m.get("id"), str)] or None
 
 
 def choose_model(settings: Settings, served: list[dict[str, Any]] | None) -> tuple[str, str]:
-    """The model to use, and a remark for the user or ""; KimiError lists what is served.
+    """The model to use, and a remark for the user or "".
 
-    A model that the user named is used as named, the default only if it is served. Else the closest
-    one is taken, because only the endpoint knows what a key may use.
+    A model that the user named is never replaced: if it is not served, KimiError lists what is. The
+    default is replaced by the closest one. Without a list, either is used unchecked.
     """
 
     def closeness(model: dict[str, Any]) -> tuple[bool, bool, bool, float]:
@@ -183,7 +182,7 @@ def choose_model(settings: Settings, served: list[dict[str, Any]] | None) -> tup
         return settings.model, ""
     closest = max(served, key=closeness)
     if not settings.named and (len(served) == 1 or any(closeness(closest)[:3])):
-        return closest["id"], f"closest to {settings.model}; choose with --model or MOONSHOT_MODEL"
+        return closest["id"], f"replaces {settings.model}; choose with --model or MOONSHOT_MODEL"
     ids = ", ".join(sorted(model["id"] for model in served)[:40])
     what = f"Error: Model not found: {settings.model} is not served here. Served: {ids}"
     raise KimiError(f"{what}\nSet one with --model or MOONSHOT_MODEL=...")

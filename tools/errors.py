@@ -1,12 +1,12 @@
 """Readable error messages: what happened, then what to do.
 
-The facts about Moonshot's platform are from platform.moonshot.ai/docs, the others from the engines.
+The facts about Moonshot's platform are from platform.moonshot.ai/docs, the rest from the engines.
 """
 
 import re
 from typing import Any
 
-# How an endpoint says that the account has no credit left, so that waiting will not help.
+# Words that mean the account has no credit left, so that waiting does not help.
 NO_BALANCE = r"current_quota|insufficient_quota|\bbalance\b"
 
 
@@ -23,7 +23,7 @@ _keys: set[str] = set()
 
 
 def hide(key: str) -> None:
-    """Let `mask` replace this key. (One of up to 8 characters is only a word like "none".)"""
+    """Let `mask` replace this key, unless it is short: then it is only a word like "none"."""
     if len(key) > 8:
         _keys.add(key)
 
@@ -36,7 +36,7 @@ def mask(text: str) -> str:
 
 
 def quote(words: Any) -> str:
-    """': "…"' with a server's message in one line, masked and cut; "" for none, or for a page."""
+    """A server's message as `: "…"`, in one line, masked and cut; "" if it is none, or a page."""
     if isinstance(words, dict):
         words = words.get("message") or words.get("detail") or words.get("error") or words
     text = "".join(filter(str.isprintable, " ".join(str(words or "").split())))
@@ -52,8 +52,8 @@ _KEY_REFUSED = "The endpoint did not accept the key"
 _NETWORK = "Check the base URL, the network and any proxy."
 
 # (what to look for, what happened, what to do): the first row that fits is taken. The pattern is
-# matched with a line "STATUS ADDRESS TYPE CODE WORDS KEY", where KEY is the beginning of the key.
-# If no endpoint answered, the classes of the exception and of its cause stand for STATUS.
+# matched with a line "STATUS ADDRESS TYPE CODE WORDS KEY", where KEY is the beginning of the key;
+# if no endpoint answered, the classes of the exception and of its cause stand for STATUS.
 _TABLE = (
     (r"\S*ImportError.*socks|\S*ValueError.*proxy.*socks",
      "ALL_PROXY or another variable names a SOCKS proxy, which needs another package",
@@ -71,7 +71,7 @@ _TABLE = (
     (r"\S*APIConnectionError.*CERTIFICATE_VERIFY_FAILED", "The certificate of {host} was refused",
      "Check the base URL. Behind a company's proxy, set SSL_CERT_FILE to its root certificate."),
     (r"\S*(RemoteProtocolError|ReadError)",
-     "The connection to {host} was lost: the reply or stream was cut",
+     "The connection to {host} was lost, so the reply or stream was cut",
      "Run it again. If that happens every time, check the base URL and the network."),
     (r"\S*(APIConnectionError|TransportError)", "The connection to {host} failed", _NETWORK),
     ("(401 (?!api.kimi.com)|400 .*no_db_connection).* sk-kimi-",
@@ -95,8 +95,8 @@ _TABLE = (
     ("429 (?!.*overloaded)", "The rate limit is reached",
      "Wait a minute. A new account (Tier 0) may send 3 requests a minute, one at a time."),
     ("400 .*(content_filter|high risk)", "The content filter refused the request", "Rephrase it."),
-    (r"\d", "The endpoint sent an error",
-     "Change what it names; if it names nothing, try again later."),
+    (r"5\d\d |429 ", "The endpoint sent an error", "Wait, and try again later."),
+    (r"\d", "The endpoint sent an error", "Change what it names."),
     (r"\S*APIError", "The endpoint broke off the reply", "Try again later."),
     ("", "Unexpected {name}",
      "The reply may have an unusual form. To check your installation, run with --offline."),
@@ -104,7 +104,7 @@ _TABLE = (
 
 
 def explain(error: BaseException) -> str:
-    """The message for an exception: what happened, then what to do. It never has the key."""
+    """The message for an exception: what happened, then what to do. It never contains the key."""
     if isinstance(error, KimiError):
         return mask(str(error))
     # The SDK's exceptions have these attributes (HTTPX's begin with "_"), others have none.
@@ -123,7 +123,7 @@ def explain(error: BaseException) -> str:
     line = f"{begin} {address} {kind} {said} {key[:8]}"
     what, advice = next(row[1:] for row in _TABLE if re.match(row[0], line, re.I))
     where = f" ({status} from {address})" if status else ""
-    # What only tells a programmer something is left out.
+    # Leave out what means something only to a programmer.
     said = re.sub(r"\[SSL: \w+\] | \(_ssl\.c:\d+\)|: \"(Expecting value|'str' object).*", "", said)
     other = "cn" if host.endswith(".ai") else "ai"
     text = f"Error: {what}{{said}}.\n{advice}"

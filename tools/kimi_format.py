@@ -47,7 +47,7 @@ def render_prompt(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | 
         compact = json.dumps(tools, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
         prompt += _turn("system", "tool_declare", _text(compact))
     if messages and messages[0]["role"] != "system":
-        prompt += _turn("system", "system", DEFAULT_SYSTEM) + "\n"  # a quirk of the template
+        prompt += _turn("system", "system", DEFAULT_SYSTEM) + "\n"  # only here, as in the template
     for message in messages:
         role, body = message["role"], _text(message.get("content"))
         if role == "assistant" and message.get("tool_calls"):
@@ -98,16 +98,16 @@ class ToolCallParser:
         """Take the next piece of the text; return what can be shown of it."""
         text, self._held = self._held + text, ""
         if "<|" not in text and not text.endswith("<"):  # no marker, nor the beginning of one
-            return self._take(text)
+            return self._on_text(text)
         shown, start = "", 0
         for marker in _MARKER.finditer(text):
-            shown += self._take(text[start : marker.start()])
-            self._pass(marker.group())
+            shown += self._on_text(text[start : marker.start()])
+            self._on_marker(marker.group())
             start = marker.end()
         tail = text.rfind("<", start)
         if tail >= 0 and any(marker.startswith(text[tail:]) for marker in _MARKERS):
             text, self._held = text[:tail], text[tail:]
-        return shown + self._take(text[start:])
+        return shown + self._on_text(text[start:])
 
     def close(self) -> str:
         """End the text; return what was held back."""
@@ -119,39 +119,39 @@ class ToolCallParser:
             self.tool_calls[-1]["function"]["arguments"] += held
         return ""
 
-    def _take(self, text: str) -> str:
+    def _on_text(self, text: str) -> str:
         """Return content; keep what belongs to a section."""
         if self._section is None:
             return text
         self._section += text.encode("utf-8", "surrogatepass")
         return ""
 
-    def _pass(self, marker: str) -> None:
+    def _on_marker(self, marker: str) -> None:
         """Begin or end a section, or continue it. A marker without a meaning is dropped."""
         if self._section is None:
             if marker == _CALL or marker in _SECTION:
                 self._section = bytearray()
                 self._ends = (*_TURNS, *_SECTION_END, *([_CALL_END] if marker == _CALL else []))
-                self._take(marker)
+                self._on_text(marker)
         elif marker in self._ends:
             self._end_section(is_cut=marker in _TURNS)
         else:
-            self._take(marker)
+            self._on_text(marker)
 
     def _end_section(self, is_cut: bool) -> None:
         """Add the calls of the section; if it is cut, the last one may not be complete."""
-        text = (self._section or b"").decode("utf-8", "surrogatepass")
-        self._section, parts = None, _BETWEEN_CALLS.split(text)
-        del text  # it can be large
+        parts = _BETWEEN_CALLS.split((self._section or b"").decode("utf-8", "surrogatepass"))
+        self._section = None
+        # The parts are text, marker, text, …: look at each text with the marker before it.
         for marker, part in zip(["", *parts[1::2]], parts[::2], strict=True):
             call_id, found, arguments = part.partition(_ARGUMENTS)
-            if marker == _CALL or found:  # else it is only noise between the calls
+            if marker == _CALL or found:  # else it is noise between the calls
                 # Where <|tool_call_begin|> is missing, the id is the last word.
                 words = call_id.split()
                 call_id = " ".join(words if marker == _CALL else words[-1:])
                 function = {"name": function_name(call_id), "arguments": arguments.strip()}
                 self.tool_calls.append({"id": call_id, "type": "function", "function": function})
-        if is_cut and (marker == _CALL or found):
+        if is_cut and (marker == _CALL or found):  # the last part
             try:
                 json.loads(self.tool_calls[-1]["function"]["arguments"])
             except (ValueError, RecursionError):
@@ -159,7 +159,7 @@ class ToolCallParser:
 
 
 def parse(text: str) -> tuple[str, list[dict[str, Any]]]:
-    """The content and the tool calls of a whole text; `ToolCallParser` says how they look."""
+    """The content and the tool calls of a whole text; for their form, see `ToolCallParser`."""
     parser = ToolCallParser()
     content = parser.feed(text) + parser.close()
     return content, parser.tool_calls

@@ -1,11 +1,11 @@
-"""The tool-calling loop, and the four modes in which it asks for an assistant message.
+"""The tool-calling loop, and the four ways (modes) to ask for an assistant message.
 
     messages --> ask --> assistant message --> tool calls? --no--> answer
                   ^                                | yes
                   +------- tool results <------ run_tool
 
-Only the "ask" function depends on the mode. It sends one request and yields the response in OpenAI
-form: a whole completion, or the chunks of a stream. `collect` in reply.py makes one message of it.
+Each mode has its own "ask" function. It sends one request and yields the response in OpenAI form: a
+whole completion, or the chunks of a stream. `collect` in reply.py makes one message of it.
 """
 
 import json
@@ -37,7 +37,7 @@ def run_loop(
     change between calls; `tools` are the schemas, `functions` the functions by name.
     `on_text(text)` gets text as it arrives, `on_tool(call, result)` each call that was run,
     `on_reply(reply)` each reply. `max_turns` limits the requests, `max_tokens` the output of each.
-    `temperature` is the effective one; None leaves it to the server. Raises KimiError for a limit
+    `temperature` is what the model uses; None leaves it to the server. Raises KimiError for a limit
     or an unusable reply, else what the SDK raises; `explain` makes a message of either.
     """
     if mode not in MODES:
@@ -71,7 +71,7 @@ def run_loop(
 
 def number_calls(calls: list[Json], messages: list[Json]) -> None:
     """Give each call the id functions.NAME:N, where N counts all calls of the conversation, as
-    Moonshot's API does: ids of another form make the model write malformed ones."""
+    Moonshot's API does: after ids of another form, the model writes malformed ones."""
     taken = [call.get("id") for message in messages for call in message.get("tool_calls") or []]
     for number, call in enumerate(calls, len(taken)):
         while (call_id := f"functions.{call['function']['name']}:{number}") in taken:

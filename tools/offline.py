@@ -1,8 +1,8 @@
 """A mock server in place of the endpoint, so that everything here runs without a key.
 
-It listens on 127.0.0.1, for any client, and serves `/models` and the routes of all modes. It is not
-a model but a script: it finds city names and arithmetic in the question, calls the matching tools,
-and builds an answer from their results. `python -m tools.offline` serves until Ctrl-C.
+Any client on this machine can use it; it serves `/models` and the routes of all modes. It is not a
+model but a script: it asks for the weather of each city and the value of each calculation in the
+question, and builds an answer from the results. `python -m tools.offline` serves until Ctrl-C.
 """
 
 import json
@@ -26,12 +26,12 @@ ABILITIES = (
     f"{', '.join(CITIES)}, and calculate, e.g. 12 * (3 + 4)."
 )
 _CITY = re.compile("|".join(rf"\b{city}\b" for city in CITIES), re.I)
-_CALL = r"(?:sqrt|abs|round|min|max|floor|ceil|log10|log|exp|sin|cos|tan)\s*\("
-_ARITHMETIC = re.compile(rf"(?:[-−(]\s*)*(?:\d|{_CALL})(?:{_CALL}|pi|[-+*/%×÷−·^().,\d\s])*")
+_FUNC = r"(?:sqrt|abs|round|min|max|floor|ceil|log10|log|exp|sin|cos|tan)\s*\("
+_ARITHMETIC = re.compile(rf"(?:[-−(]\s*)*(?:\d|{_FUNC})(?:{_FUNC}|pi|[-+*/%×÷−·^().,\d\s])*")
 
 
 def next_message(turns: list[tuple[str, str]]) -> Json:
-    """The script: the message, in OpenAI form, after a conversation of (role, text) pairs."""
+    """The script: the next message, in OpenAI form, of a conversation of (role, text) pairs."""
     last = turns[-1][0] if turns else ""
     texts = [text for _, text in takewhile(lambda turn: turn[0] == last, reversed(turns))][::-1]
     if last == "tool":
@@ -66,7 +66,7 @@ def _turns(body: Json) -> list[tuple[str, str]]:
     if "prompt" in body:
         pattern = r"<\|im_(\w+)\|>.*?<\|im_middle\|>(## Return of .*?\n)?(.*?)<\|im_end\|>"
         found = re.findall(pattern, body["prompt"], re.S)
-        return [("tool" if returned else role, text) for role, returned, text in found]
+        return [("tool" if result else role, text) for role, result, text in found if text]
     turns = []
     for message in body.get("messages", []):
         content = message.get("content")
@@ -130,7 +130,7 @@ def _events(reply: Json) -> Iterator[str]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+    disable_nagle_algorithm = True  # it would delay small replies
 
     def log_message(self, *_: Any) -> None:
         """Log nothing, to keep the client's terminal clean."""
@@ -163,7 +163,7 @@ class _Server(ThreadingTCPServer):
     request_queue_size = 128  # with the default of 5, about 20 clients at once get resets
 
     def handle_error(self, *_: Any) -> None:
-        """Ignore a client that hangs up early."""
+        """Print no traceback, e.g. for a client that hangs up or a malformed request."""
 
 
 @contextmanager

@@ -25,12 +25,11 @@ class Reply(NamedTuple):
 def as_dict(piece: Any) -> Json:
     """What the SDK returned, as a dict; JSONDecodeError if it is an HTML page."""
     piece = json.loads(piece) if isinstance(piece, str) else piece
-    value: Json = piece if isinstance(piece, dict) else piece.to_dict(warnings=False)
-    return value
+    return dict(piece if isinstance(piece, dict) else piece.to_dict(warnings=False))
 
 
 def joined(texts: Iterable[str]) -> str:
-    """Pieces of text as one text that can be sent and printed: no lone surrogates."""
+    """Pieces of text as one text without lone surrogates, which cannot be sent or printed."""
     return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -90,8 +89,8 @@ def collect(pieces: Iterable[Any], on_text: Callable[[str], object] = lambda tex
 
 
 def _add(fragment: Json, place: int, calls: list[Json], current: dict[int, Json]) -> None:
-    """Add a fragment to the call with its index, or else its place; another id or name begins
-    another call."""
+    """Add a fragment to the call at its index, or without one at its place in the list. A different
+    id or name begins a new call."""
     index = place if fragment.get("index") is None else fragment["index"]
     function = fragment.get("function") or {}
     new = {"id": fragment.get("id") or "", "name": function_name(function.get("name") or "")}
@@ -126,7 +125,7 @@ def check(reply: Reply, max_tokens: int) -> None:
 
 def sendable(messages: list[Json]) -> list[Json]:
     """A copy of `messages` that the strictest server accepts: every message has a content, no field
-    is null or an empty list, all arguments are a JSON object, no text has a lone surrogate."""
+    is null or an empty list, arguments are JSON objects, and no text has a lone surrogate."""
     copies: list[Json] = json.loads(joined([json.dumps(messages, ensure_ascii=False)]))
     for message in copies:
         for key in [key for key, value in message.items() if value in (None, [])]:

@@ -16,8 +16,8 @@ from .loop import MODES
 
 
 class _Output:
-    """A filter over stdout or stderr: no control character and no key gets through. Output appears
-    at once, and on stderr it starts on a new line if stdout is in the middle of one."""
+    """A filter over stdout or stderr that removes control characters, and a key in one piece.
+    Output appears at once. On stderr it begins a new line if stdout is in the middle of one."""
 
     unfinished: bool  # whether stdout is in the middle of a line; one value for both streams
 
@@ -59,13 +59,13 @@ def flag_parser(description: str, mode: str) -> argparse.ArgumentParser:
 
 
 def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) -> int:
-    """Call `run` with the settings and return the exit status: what `run` returns (None is 0), 130
-    for Ctrl-C; after an exception, which becomes a sentence on stderr, 1, or 2 if the script could
-    not start."""
+    """Call `run` with the settings and return the exit status: what `run` returns (None means 0),
+    or 130 after Ctrl-C. Any other exception is printed on stderr as a sentence; the status is then
+    2 if the script could not start, else 1."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # the SDK's, about unusual replies
     for name in [name for name in os.environ if name.startswith("OPENAI_")]:
-        del os.environ[name]  # settings of another client: the SDK would send them, even a key
+        del os.environ[name]  # meant for other programs, but the SDK would use them
     out: Any = _Output(sys.stdout, is_stderr=False)
     err: Any = _Output(sys.stderr, is_stderr=True)
     with redirect_stdout(out), redirect_stderr(err):
@@ -91,7 +91,7 @@ def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) 
 
 @contextmanager
 def connect(settings: Settings) -> Iterator[tuple[Any, str]]:
-    """A client and the model to use, for a `with` block; prints a line for each step."""
+    """Yield a client and the model to use, in a `with` block; print a line for each step."""
     end = f" ...{settings.api_key[-4:]}" if len(settings.api_key) > 8 else ""
     print(f"config  {settings.base_url}, key{end} from {settings.key_source}")
     with endpoint.make_client(settings) as client:

@@ -33,10 +33,10 @@ WEATHER_TOOL: dict[str, Any] = {
 
 
 def get_weather(city: str, unit: str = "celsius") -> dict[str, Any]:
-    """The simulated weather of `city`, in upper or lower case.
+    """The simulated weather of `city`, whose case does not matter.
 
     `unit` is "celsius" or "fahrenheit". Returns city, condition, temperature (in `unit`), unit,
-    humidity (percent) and "simulated": True, or {"error": which values are possible}. Never raises.
+    humidity (percent) and "simulated": True, or {"error": the possible values}. Never raises.
     """
     name = {each.casefold(): each for each in CITIES}.get(str(city).strip().casefold())
     if name is None:
