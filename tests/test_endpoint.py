@@ -47,7 +47,9 @@ def test_flag_then_environment_then_file_then_default(monkeypatch):
     in_environment = Settings(KEY, "the environment", "https://environment.test/v1", "e", True)
     assert read_settings() == in_environment
     assert read_settings("https://flag.test/v1", "m")[2:] == ("https://flag.test/v1", "m", True)
-    assert read_settings(model="")[3:] == ("", True)  # an empty flag is no default
+    assert read_settings(" 'https://flag.test/v1'", '"m"')[2:] == ("https://flag.test/v1", "m", True)
+    with pytest.raises(SettingError, match="model from a flag is empty"):
+        read_settings(model=" ")
     write_env("")
     for name in ("MOONSHOT_BASE_URL", "MOONSHOT_MODEL"):
         monkeypatch.setenv(name, " ")
@@ -87,10 +89,11 @@ def test_a_base_url_that_is_none(monkeypatch, url):
     assert "cret" not in str(raised.value)  # it could be the key
 
 
-def test_a_user_name_in_the_base_url_is_dropped(monkeypatch, http):
+@pytest.mark.parametrize("user", ["user", "user:password", "user:p@ssword"])
+def test_a_user_name_in_the_base_url_is_dropped(monkeypatch, http, user):
     """HTTPX would send it as basic authentication, in place of the key."""
     monkeypatch.setenv("MOONSHOT_API_KEY", KEY)
-    settings = read_settings("https://user:password@engine.test/v1")
+    settings = read_settings(f"https://{user}@engine.test/v1")
     assert settings.base_url == URL
     route = serve_models(http, MODEL)
     with make_client(settings) as client:
@@ -152,8 +155,7 @@ def serve_models(http, *models):
 
 def chosen(http, client, *models, named=None):
     serve_models(http, *models)
-    model = DEFAULT_MODEL if named is None else named
-    settings = Settings(KEY, "", URL, model, named is not None)
+    settings = Settings(KEY, "", URL, named or DEFAULT_MODEL, bool(named))
     return choose_model(settings, list_models(client))
 
 
@@ -184,7 +186,7 @@ def test_the_closest_model(http, client, served, expected):
 
 def test_a_named_model_is_used_as_named(http, client):
     assert chosen(http, client, "kimi-k2.5", "x", named="x") == ("x", "")
-    for named in ("y", "", "KIMI-K2.5", DEFAULT_MODEL):
+    for named in ("y", "KIMI-K2.5", DEFAULT_MODEL):
         with pytest.raises(KimiError) as raised:
             chosen(http, client, "kimi-k2.5", "x", named=named)
         text = str(raised.value)

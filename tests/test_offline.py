@@ -124,9 +124,9 @@ def opened(request):
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request)
 
 
-@pytest.mark.parametrize("body", [b"", b"nonsense", b"{}"])
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"{}", b'{"messages": null}'])
 def test_a_request_without_messages(base_url, body):
-    request = urllib.request.Request(base_url + "/chat/completions", body, {"x-api-key": KEY})
+    request = urllib.request.Request(base_url + "/chat/completions?x=1", body, {"x-api-key": KEY})
     with opened(request) as response:
         assert "mock server" in json.load(response)["choices"][0]["message"]["content"]
 

@@ -103,6 +103,15 @@ def test_other_retries_are_announced(http, client, clock, capsys, code):
     assert capsys.readouterr().err.splitlines() == notices
 
 
+def test_a_redirect_is_no_retry(http, client, clock, capsys):
+    there = httpx.Response(307, headers={"location": f"{URL}/there"})
+    http.post(CHAT).mock(return_value=there)
+    http.post(f"{URL}/there").mock(side_effect=[limited(), limited(), limited(), status(500), said()])
+    assert ask(client).choices
+    notices = capsys.readouterr().err.splitlines()
+    assert [notice.split(" answered ")[1][:3] for notice in notices] == ["429"] * 3 + ["500"]
+
+
 @pytest.mark.parametrize("error", [httpcore2.ReadTimeout, httpcore2.ConnectError])
 def test_requests_without_a_reply(http, client, clock, capsys, error):
     http.post(CHAT).mock(side_effect=[error("x"), status(500), error("x"), said()])

@@ -35,7 +35,7 @@ Without a key: use --offline, or for your own program python -m tools.offline.""
 
 # https://USER:PASSWORD@HOST:PORT/PATH in two groups, without user and password.
 _URL = re.compile(
-    r"(https?://)(?:[^/@\s]*@)?((?:\[[\da-f:.]+\]|[^/:?#\[\]\s]+)(?::\d{1,5})?(?:/\S*)?)", re.I
+    r"(https?://)(?:[^/\s]*@)?((?:\[[\da-f:.]+\]|[^/:?#\[\]\s]+)(?::\d{1,5})?(?:/\S*)?)", re.I
 )
 _LOCAL_HTTP = re.compile(r"http://(localhost|127(\.\d+){3}|0\.0\.0\.0|\[::1\])(:\d+)?(/|$)", re.I)
 
@@ -61,7 +61,7 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
 
     def pick(name: str, flag: str | None, default: str) -> tuple[str, str]:
         if flag is not None:
-            return flag.strip(), "a flag"
+            return flag.strip().strip("\"'"), "a flag"
         for source, value in (("the environment", os.environ.get(name)), (".env", file.get(name))):
             value = (value or "").strip().strip("\"'").strip()
             if value and value != PLACEHOLDER:
@@ -84,6 +84,8 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
     if parts[1].lower() == "http://" and not _LOCAL_HTTP.match(url):
         print("Warning: with http:// the key travels unencrypted. Use https://.", file=sys.stderr)
     model, source = pick("MOONSHOT_MODEL", model, DEFAULT_MODEL)
+    if not model:
+        raise SettingError("Error: The model from a flag is empty.\nName one, or leave it out.")
     return Settings(key, key_source, url, model, named=source != "the default")
 
 
@@ -95,7 +97,9 @@ def retry_hooks() -> dict[str, list[Callable[[Any], None]]]:
 
     def on_request(request: Any) -> None:
         retry = int(request.headers.get("x-stainless-retry-count", 0))
-        if not retry or current.announced:  # the request before was answered
+        if not retry:
+            current.announced = 0
+        if retry == current.announced:  # a new request, a redirect, or the last one was answered
             current.since = time.monotonic()
         else:  # a timeout, or a lost connection
             if time.monotonic() - current.since > PATIENCE:
@@ -103,7 +107,6 @@ def retry_hooks() -> dict[str, list[Callable[[Any], None]]]:
 
                 raise APITimeoutError(request=request)
             announce(f"No complete reply from {request.url.netloc.decode()}", retry)
-        current.announced = False
 
     def on_response(response: Any) -> None:
         status, headers = response.status_code, response.headers
@@ -126,7 +129,7 @@ def retry_hooks() -> dict[str, list[Callable[[Any], None]]]:
 
     def announce(what: str, retry: int) -> None:
         print(f"{what}; retry {retry} of {RETRIES}.", file=sys.stderr)
-        current.announced = True
+        current.announced = retry
 
     return {"request": [on_request], "response": [on_response]}
 

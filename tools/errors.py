@@ -60,8 +60,8 @@ _TABLE = (
      "Run python -m pip install socksio (with socks5:// in ALL_PROXY), or unset ALL_PROXY."),
     (r"\S*ImportError", "A package is missing",
      "Install what is needed: python -m pip install -r requirements.txt"),
-    (r"\S*InvalidURL|\S*ValueError.*proxy", "The address of a proxy is not valid",
-     "Check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY."),
+    (r"\S*InvalidURL|\S*ValueError.*proxy", "An address is not valid",
+     "Check the base URL, HTTP_PROXY, HTTPS_PROXY and ALL_PROXY."),
     (r"\S*JSONDecodeError|\S*AttributeError\S* .*'str' object has no attribute 'choices'",
      "The endpoint answered with a page instead of JSON (a proxy? a login page?)",
      "Check the base URL: most end in /v1."),
@@ -72,7 +72,7 @@ _TABLE = (
      "Check the base URL. Behind a company's proxy, set SSL_CERT_FILE to its root certificate."),
     (r"\S*(RemoteProtocolError|ReadError)",
      "The connection to {host} was lost, so the reply or stream was cut",
-     "Run it again. If that happens every time, check the base URL and the network."),
+     "Check the base URL and the network. If they are right, run it again."),
     (r"\S*(APIConnectionError|TransportError)", "The connection to {host} failed", _NETWORK),
     ("(401 (?!api.kimi.com)|400 .*no_db_connection).* sk-kimi-",
      "The endpoint did not accept the key, which belongs to a Kimi Code membership",
@@ -99,7 +99,7 @@ _TABLE = (
     (r"\d", "The endpoint sent an error", "Change what it names."),
     (r"\S*APIError", "The endpoint broke off the reply", "Try again later."),
     ("", "Unexpected {name}",
-     "The reply may have an unusual form. To check your installation, run with --offline."),
+     "The reply may have an unusual form; quick_test.py may show it. --offline tests the package."),
 )  # fmt: skip
 
 

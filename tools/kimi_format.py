@@ -89,8 +89,7 @@ class ToolCallParser:
         self.tool_calls: list[dict[str, Any]] = []
         self.truncated = False
         self._held = ""  # the end of the text, while it could become a marker
-        # The section (or the call outside of one) that is being read. Bytes take less memory than
-        # a list of short strings.
+        # The section, or call outside of one, that is being read; in bytes, to save memory.
         self._section: bytearray | None = None
         self._ends: tuple[str, ...] = ()  # the markers that end it
 

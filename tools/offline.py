@@ -21,10 +21,7 @@ from .weather import CITIES
 
 MODEL = {"id": "moonshotai/Kimi-K2-Instruct", "object": "model", "created": 1752192000}
 _ABOUT: Json = {"id": "offline", "created": MODEL["created"], "model": MODEL["id"]}
-ABILITIES = (
-    "I am a mock server, not Kimi-K2. I can report the simulated weather of "
-    f"{', '.join(CITIES)}, and calculate, e.g. 12 * (3 + 4)."
-)
+ABILITIES = f"I am a mock server: ask for the weather in {', '.join(CITIES)} or for 12 * (3 + 4)."
 _CITY = re.compile("|".join(rf"\b{city}\b" for city in CITIES), re.I)
 _FUNC = r"(?:sqrt|abs|round|min|max|floor|ceil|log10|log|exp|sin|cos|tan)\s*\("
 _ARITHMETIC = re.compile(rf"(?:[-−(]\s*)*(?:\d|{_FUNC})(?:{_FUNC}|pi|[-+*/%×÷−·^().,\d\s])*")
@@ -68,7 +65,7 @@ def _turns(body: Json) -> list[tuple[str, str]]:
         found = re.findall(pattern, body["prompt"], re.S)
         return [("tool" if result else role, text) for role, result, text in found if text]
     turns = []
-    for message in body.get("messages", []):
+    for message in body.get("messages") or []:
         content = message.get("content")
         for block in content if isinstance(content, list) else [{"text": content}]:
             text, role = block.get("text"), message["role"]
@@ -138,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json_object(self.rfile.read(int(self.headers.get("content-length", 0))).decode())
         bearer = self.headers.get("authorization", "").removeprefix("Bearer").strip()
-        route, status, reply, events = f"{self.command} {self.path}", 200, _ABOUT, False
+        route = f"{self.command} {self.path.partition('?')[0]}"
+        status, reply, events = 200, _ABOUT, False
         if not bearer and not self.headers.get("x-api-key"):
             kind, message = "invalid_authentication_error", "Invalid Authentication"
             status, reply = 401, {"error": {"type": kind, "message": message}}
