@@ -51,7 +51,7 @@ class Settings(NamedTuple):
 
 
 def read_settings(base_url: str | None = None, model: str | None = None) -> Settings:
-    """The settings, with flags; SettingError if one is wrong. Warns about http:// on stderr."""
+    """The settings, flags first. SettingError if one is wrong; warns about http:// on stderr."""
     from dotenv import dotenv_values
 
     try:
@@ -90,9 +90,9 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
 
 
 def retry_hooks() -> dict[str, list[Callable[[Any], None]]]:
-    """Event hooks for the SDK's HTTP client. They print a line to stderr for each retry, and make
-    the SDK wait until the minute is over after a 429: Moonshot does not say how long to wait, and
-    the SDK alone would give up after seven seconds."""
+    """Event hooks for the SDK's HTTP client. They print a line to stderr for each retry; after a
+    429 they make the SDK wait until the minute is over, because Moonshot does not say how long to
+    wait, and the SDK alone would give up after seven seconds."""
     current = threading.local()  # the request of each thread
 
     def on_request(request: Any) -> None:
