@@ -65,6 +65,7 @@ def check_rules(body):
 CONVERSATIONS = {
     "question": [user("Hi")],
     "system": [system("Be brief."), user("Hi")],
+    "developer": [{"role": "developer", "content": "Be brief."}, user("Hi")],
     "two system messages": [system("One."), user("Hi"), system("Two.")],
     "call": [user("?"), assistant(A), result("a")],
     "text before the call": [user("?"), assistant(A, content="Let me see."), result("a")],
@@ -130,6 +131,9 @@ def test_what_is_not_given_is_not_sent():
     body = to_request([user("?")], None)
     assert set(body) == {"model", "max_tokens", "messages"}
     assert body["max_tokens"] == 4096
+    body = to_request([user("?")], [{"function": {"name": "now"}}])
+    now = {"name": "now", "description": "", "input_schema": {"type": "object"}}
+    assert body["tools"] == [now]
 
 
 def test_arguments_that_are_no_object():

@@ -80,10 +80,10 @@ def test_what_the_server_said_is_quoted(http, client):
     assert len(failure(http, client, status(400, "x" * 5000))) < 500
 
 
-@pytest.mark.parametrize("word", [KEY, KEY[:-3], f"key={KEY}.", "sk-somebody-elses-key"])
+@pytest.mark.parametrize("word", [KEY, KEY[:-3], f"key={KEY}.", "sk-somebody-elses-key", "sk-some***body"])
 def test_no_key_is_repeated(http, client, word):
     text = failure(http, client, status(401, f"Incorrect API key provided: {word}"))
-    assert "secret" not in text and "somebody" not in text and "sk-..." in text
+    assert "secret" not in text and "body" not in text and "sk-..." in text
 
 
 @pytest.mark.parametrize(("end", "other"), [("ai", "cn"), ("cn", "ai")])
@@ -148,6 +148,8 @@ def test_manual_mode_on_the_hosted_platform(http, client):
     missing = status(404, "The model `x` does not exist.")
     assert "Model not found" in failure(http, client, missing, "/completions", "post")
     assert "Model not found" in failure(http, client, missing, "/chat/completions", "post")
+    text = failure(http, client, status(404, "url not found"), "/messages", "post")
+    assert "no route /messages" in text and "--mode" in text
     with make_client(Settings(KEY, "", DEFAULT_BASE_URL)) as hosted:
         text = failure(http, hosted, status(404, "no such model or url"), "/completions", "post")
     assert "manual mode" in text

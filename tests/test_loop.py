@@ -117,14 +117,16 @@ def test_limits_reach_the_request(http, client, heard, mode):
 
 def test_no_request_has_a_null_field(http, client, heard):
     posted = route(http, "non-streaming", said())
+    by_hand = call(arguments=json.loads(S))
     messages = [
         {"role": "user", "content": "?", "name": None},
-        {"role": "assistant", "content": None, "tool_calls": [SUM], "refusal": None},
+        {"role": "assistant", "content": None, "tool_calls": [by_hand], "refusal": None},
         {"role": "tool", "tool_call_id": SUM["id"], "content": "42"},
     ]
     heard.run(client, messages=messages)
     assert "null" not in posted.calls[0].request.content.decode()
     assert all("content" in message for message in sent(posted)["messages"])
+    assert sent(posted)["messages"][1]["tool_calls"] == [SUM]
     assert messages[1]["refusal"] is None  # the caller's history is not rewritten
 
 

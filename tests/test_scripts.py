@@ -14,13 +14,13 @@ import httpcore2
 import httpx
 import pytest
 from conftest import (
-    KEY, MODEL, PAGE, URL, WEATHER, call, called, delta, everything_sent, marked, real_sleep, reply,
-    route, said, sse, status, streamed,
+    KEY, MODEL, PAGE, SUM, URL, WEATHER, call, called, delta, everything_sent, marked, real_sleep,
+    reply, route, said, sent, sse, status, streamed,
 )  # fmt: skip
 
 import kimi_k2_api_example
 import quick_test
-from tools import endpoint, offline
+from tools import TOOLS, endpoint, offline, run_tool
 from tools.loop import MODES
 
 RESULT = 8467 * 5931
@@ -98,6 +98,12 @@ def test_every_mode_is_checked_the_same_way(run, mode):
     exit_status, text = quick(run, "--offline", "--mode", mode, key=None)
     assert exit_status == 0 and "Offline" in text.splitlines()[0] and "note" not in text
     assert f"-> {RESULT}" in text and "PASS" in text
+
+
+def test_two_calls_in_one_message(run):
+    _, text = quick(run, chat=[called(WEATHER, PRODUCT), said(ANSWER)])
+    names = [line[:8].rstrip() for line in text.splitlines()]
+    assert names[3:6] == ["tool", "tool", "answer"]
 
 
 def test_another_model_is_said_in_one_line(run):
@@ -329,6 +335,34 @@ def test_the_tour_offline(run):
     assert "history:  12 messages: user assistant tool assistant user ..." in lessons[3]
     json_lines = re.compile("call:|result:|text:|prompt:")
     assert max(len(line) for line in text.splitlines() if not json_lines.search(line)) <= 80
+
+
+LOOPS = zip(kimi_k2_api_example.LESSONS, ["non-streaming", "streaming", "manual"], strict=False)
+
+
+@pytest.mark.parametrize(("lesson", "mode"), list(LOOPS))
+def test_what_a_lesson_sends_back(http, client, capsys, lesson, mode):
+    thinking = {} if mode == "manual" else {"reasoning_content": "Hm."}
+    calls = [SUM, {**WEATHER, "id": "functions.get_weather:1"}]
+    first = reply(mode, "Let me see.", *calls, **thinking)
+    posted = route(http, mode, first, reply(mode, "Done."))
+    lesson(client, MODEL)
+    functions = [each["function"] for each in calls]
+    results = [json.dumps(run_tool(each["name"], each["arguments"])) for each in functions]
+    request = sent(posted)
+    if mode == "manual":
+        assert f"Let me see.{marked(*calls)}<|im_end|>" in request["prompt"]
+        assert all(result in request["prompt"] for result in results)
+        assert request["stop"] == ["<|im_end|>"] and request["skip_special_tokens"] is False
+    else:
+        said = {"role": "assistant", "content": "Let me see.", "tool_calls": calls, **thinking}
+        returned = [
+            {"role": "tool", "tool_call_id": each["id"], "content": result}
+            for each, result in zip(calls, results, strict=True)
+        ]
+        assert request["messages"][1:] == [said, *returned]
+        assert request["tools"] == TOOLS and request["tool_choice"] == "auto"
+    assert 4096 in (request.get("max_tokens"), request.get("max_completion_tokens"))
 
 
 def test_a_prompt_is_one_conversation(run, http):
