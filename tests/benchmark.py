@@ -32,7 +32,7 @@ def seconds(work, *arguments):
     return time.process_time() - start
 
 
-def side_by_side(ours, theirs, rounds=7):
+def side_by_side(ours, theirs, rounds=12):
     """The best of several rounds of each, taken in turn, so that both run under the same conditions."""
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
     return min(a for a, _ in pairs), min(b for _, b in pairs)
