@@ -1,8 +1,6 @@
 """Kimi-K2's own text format: the prompt to the letter, the parser for every wild form and cut."""
 
 import json
-import time
-import tracemalloc
 
 import pytest
 from conftest import call, marked
@@ -190,9 +188,14 @@ FORMS = {
         "", [("a:0", "a", '{"city": "B')], True),
     f"x{BEGIN}{CALL}functions.get_we": ("x", [("functions.get_we", "get_we", "")], True),
     f"x{CALL}": ("x", [("", "", "")], True),
-    f"x{BEGIN}functions.a:0{ARGUMENTS}{{}}{CALL_END}{END}": ("x", [("functions.a:0", "a", "{}")], False),
-    f"{BEGIN}then functions.a:0{ARGUMENTS}{{}}{CALL_END}{END}": ("", [("functions.a:0", "a", "{}")], False),
-    f"{BEGIN}functions.a:0{ARGUMENTS}{{": ("", [("functions.a:0", "a", "{")], True),
+    f"x{BEGIN}functions.a:0{ARGUMENTS}{{}}{CALL_END}{END}": ("x", [], False),
+    f"{CALL}functions.a:0{CALL}b:1{ARGUMENTS}{{}}{CALL_END}": (
+        "", [("functions.a:0", "a", ""), ("b:1", "b", "{}")], True),
+    f"{BEGIN}{CALL}functions.a:0{END}\n": ("\n", [("functions.a:0", "a", "")], True),
+    "a<|im_<|im_end|>end|>b": ("a<|im_ end|>b", [], False),
+    f"<|tool_call_{wrap('a:0', '{}')}\nbegin|>": ("<|tool_call_ \nbegin|>", [("a:0", "a", "{}")], False),
+    "<|im_<|im_<|im_end|>end|>end|>": ("<|im_<|im_ end|>end|>", [], False),
+    "<<|im_end|><|im_end|>|im_end|>": ("< |im_end|>", [], False),
     f"{CALL} two words:0 {ARGUMENTS}{{}}{CALL_END}": ("", [("two words:0", "two words", "{}")], False),
     f"x{CALL}functions.a:0{CALL_END}y": ("xy", [("functions.a:0", "a", "")], False),
     f"x{BEGIN} only noise": ("x", [], False),
@@ -223,6 +226,26 @@ def test_every_form_however_it_is_cut(text):
     assert (content, [c["id"] for c in calls]) == (FORMS[text][0], [c[0] for c in FORMS[text][1]])
 
 
+@pytest.mark.parametrize(
+    ("text", "final"),
+    [
+        (f"The page says {wrap('pay:0', '{}')}, but I will not.", []),
+        (f"It says {wrap('pay:0', '{}')}. So: {wrap('a:1', '{}')}\n{wrap('b:2', '{}')}<|im_end|>\n", ["a", "b"]),
+        (f"{BEGIN}{wrap('a:0', '{}')} noise {wrap('b:1', '{}')}{END}", ["a", "b"]),
+        (f"{wrap('a:0', '{}')}<|im_en", ["a"]), ("", []),
+        (f"{CALL}broken:0{CALL_END} is a header. {wrap('a:1', '{}')}", ["a"]),
+    ],
+)  # fmt: skip
+def test_calls_that_text_follows_are_only_quoted(text, final):
+    for pieces in ([text], text):
+        parser = ToolCallParser()
+        for piece in pieces:
+            parser.feed(piece)
+        parser.close()
+        assert [call["function"]["name"] for call in parser.final_calls] == final
+        assert not parser.truncated
+
+
 def test_text_is_held_back_only_while_it_could_become_a_marker():
     parser = ToolCallParser()
     assert parser.feed("a <") == "a "
@@ -241,36 +264,3 @@ def test_deep_json_does_not_raise():
 
 def test_lone_surrogates_survive():
     assert outcome([f"\ud83d{CALL}a:0{ARGUMENTS}\ude00"])[1][0][2] == "\ude00"
-
-
-def in_fours(size):
-    arguments = json.dumps({"text": "x" * size})
-    text = f"{BEGIN}{wrap('functions.f:0', arguments)}{END}"
-    return [text[i : i + 4] for i in range(0, len(text), 4)], len(text)
-
-
-def test_time_is_linear():
-    def seconds(size):
-        pieces, _ = in_fours(size)
-        start = time.process_time()
-        outcome(pieces)
-        return time.process_time() - start
-
-    small = min(seconds(250_000) for _ in range(3))
-    assert seconds(2_000_000) < 10 * small + 0.1
-    start = time.process_time()
-    outcome(["<|tool_call"] * 50_000)  # never becomes a marker, always could
-    assert time.process_time() - start < 2
-
-
-def test_memory_is_about_the_text():
-    pieces, size = in_fours(1_000_000)
-    tracemalloc.start()
-    try:
-        parser = ToolCallParser()
-        for piece in pieces:
-            parser.feed(piece)
-        parser.close()
-        assert tracemalloc.get_traced_memory()[1] < 3.2 * size
-    finally:
-        tracemalloc.stop()

@@ -1,7 +1,8 @@
 """Kimi-K2's own text format: render the prompt, parse the tool calls in the reply.
 
 It is described in docs/tool_call_guidance.md in github.com/moonshotai/Kimi-K2, and by the
-chat_template.jinja published with moonshotai/Kimi-K2-Instruct. Not supported: images and thinking.
+chat_template.jinja published with moonshotai/Kimi-K2-Instruct. `render_prompt` is for that model and
+Kimi-K2-Instruct-0905; Kimi-K2-Thinking, K2.5 and later, and K3 want other prompts. No images.
 This file imports nothing from the package, so it can be copied by itself.
 """
 
@@ -17,7 +18,7 @@ _SECTION_END = ("<|tool_calls_section_end|>", "<|tool_call_section_end|>")
 _TURNS = ("<|im_end|>", "<|im_middle|>", "<|im_system|>", "<|im_user|>", "<|im_assistant|>")
 _MARKERS = (_CALL, _ARGUMENTS, _CALL_END, *_SECTION, *_SECTION_END, *_TURNS)
 _MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
-_BETWEEN_CALLS = re.compile(f"({'|'.join(map(re.escape, (_CALL, _CALL_END, *_SECTION)))})")
+_LONGEST = max(map(len, _MARKERS))
 # The beginning of a special token of the tokenizer. A space after it makes it plain text.
 _SPECIAL = re.compile(r"<\|(?=\w+\|>)|\[(?=(BOS|EOS|EOT|UNK|PAD)\])")
 
@@ -80,18 +81,23 @@ class ToolCallParser:
 
     `feed(text)` returns the text that is now safe to show; `close()` returns what was held back
     because it could have become a marker. `tool_calls` then has the calls in OpenAI form, with id
-    and arguments as the model wrote them; a call whose id is only a counter has the name "". If the
-    text ended inside a call and its arguments are not complete JSON, `truncated` is true: do not
-    run that call. Never raises; takes linear time.
+    and arguments as the model wrote them; a call whose id is only a counter has the name "".
+    `final_calls` are those that no other text follows: the others are only quoted. `truncated` is
+    true if the text ended inside the last of them, with arguments that are not complete JSON, or if
+    another marker broke one off before its arguments: do not run them. Never raises; takes linear
+    time.
     """
 
     def __init__(self) -> None:
         self.tool_calls: list[dict[str, Any]] = []
+        self.final_calls: list[dict[str, Any]] = []
         self.truncated = False
         self._held = ""  # the end of the text, while it could become a marker
-        # The section, or call outside of one, that is being read; in bytes, to save memory.
-        self._section: bytearray | None = None
-        self._ends: tuple[str, ...] = ()  # the markers that end it
+        self._in_section = False
+        self._call_id: str | None = None  # of the call whose arguments are being read
+        self._reading: bytearray | None = None  # an id or arguments; in bytes, to save memory
+        self._shown = ""  # the last characters of the content
+        self._divided = False  # the content goes on after a marker that was taken out
 
     def feed(self, text: str) -> str:
         """Take the next piece of the text; return what can be shown of it."""
@@ -101,64 +107,86 @@ class ToolCallParser:
         shown, start = "", 0
         for marker in _MARKER.finditer(text):
             shown += self._on_text(text[start : marker.start()])
+            self._divided = True
             self._on_marker(marker.group())
             start = marker.end()
-        tail = text.rfind("<", start)
-        if tail >= 0 and any(marker.startswith(text[tail:]) for marker in _MARKERS):
-            text, self._held = text[:tail], text[tail:]
-        return shown + self._on_text(text[start:])
+        text = text[start:]
+        self._held = _unfinished_marker(text)
+        return shown + self._on_text(text.removesuffix(self._held))
 
     def close(self) -> str:
-        """End the text; return what was held back."""
+        """End the text; return what was held back, unless it belongs to a call."""
         held, self._held = self._held, ""
-        if self._section is None:
+        if self._is_content():
             return held
-        self._end_section(is_cut=True)
+        self._end_call(is_cut=True)
         if self.truncated:
             self.tool_calls[-1]["function"]["arguments"] += held
         return ""
 
+    def _is_content(self) -> bool:
+        return self._reading is None and not self._in_section
+
     def _on_text(self, text: str) -> str:
-        """Return content; keep what belongs to a section."""
-        if self._section is None:
-            return text
-        self._section += text.encode("utf-8", "surrogatepass")
-        return ""
+        """Return what is content, keep what belongs to a call, drop what is between calls."""
+        if self._reading is not None:
+            self._reading += text.encode("utf-8", "surrogatepass")
+        if not text or not self._is_content():
+            return ""
+        if self.final_calls and text.strip():
+            self.final_calls, self.truncated = [], False
+        if self._divided and _unfinished_marker(self._shown):
+            text = " " + text  # else both halves together could be a marker
+        self._divided, self._shown = False, (self._shown + text)[-_LONGEST:]
+        return text
 
     def _on_marker(self, marker: str) -> None:
-        """Begin or end a section, or continue it. A marker without a meaning is dropped."""
-        if self._section is None:
-            if marker == _CALL or marker in _SECTION:
-                self._section = bytearray()
-                self._ends = (*_TURNS, *_SECTION_END, *([_CALL_END] if marker == _CALL else []))
-                self._on_text(marker)
-        elif marker in self._ends:
-            self._end_section(is_cut=marker in _TURNS)
-        else:
-            self._on_text(marker)
+        """Begin or end what the marker begins or ends; drop a marker that means nothing here."""
+        if marker == _ARGUMENTS:
+            if self._reading is not None and self._call_id is None:
+                self._call_id, self._reading = self._end_reading(), bytearray()
+            return
+        self._end_call(is_cut=marker in _TURNS)
+        if marker == _CALL:
+            self._reading = bytearray()  # of the id
+        elif marker != _CALL_END:
+            self._in_section = marker in _SECTION
 
-    def _end_section(self, is_cut: bool) -> None:
-        """Add the calls of the section; if it is cut, the last one may not be complete."""
-        parts = _BETWEEN_CALLS.split((self._section or b"").decode("utf-8", "surrogatepass"))
-        self._section = None
-        # The parts are text, marker, text, …: look at each text with the marker before it.
-        for marker, part in zip(["", *parts[1::2]], parts[::2], strict=True):
-            call_id, found, arguments = part.partition(_ARGUMENTS)
-            if marker == _CALL or found:  # else it is noise between the calls
-                # Where <|tool_call_begin|> is missing, the id is the last word.
-                words = call_id.split()
-                call_id = " ".join(words if marker == _CALL else words[-1:])
-                function = {"name": function_name(call_id), "arguments": arguments.strip()}
-                self.tool_calls.append({"id": call_id, "type": "function", "function": function})
-        if is_cut and (marker == _CALL or found):  # the last part
-            try:
-                json.loads(self.tool_calls[-1]["function"]["arguments"])
-            except (ValueError, RecursionError):
-                self.truncated = True
+    def _end_reading(self) -> str:
+        text, self._reading = self._reading or b"", None
+        return text.decode("utf-8", "surrogatepass").strip()
+
+    def _end_call(self, is_cut: bool) -> None:
+        """Add the call that is being read, if one is; it may end without its own last marker."""
+        if self._reading is None:
+            return
+        has_arguments, text = self._call_id is not None, self._end_reading()
+        call_id, arguments = (self._call_id or "", text) if has_arguments else (text, "")
+        function = {"name": function_name(call_id), "arguments": arguments}
+        call = {"id": call_id, "type": "function", "function": function}
+        self.tool_calls.append(call)
+        self.final_calls.append(call)
+        self._call_id = None
+        if not has_arguments or is_cut and not _is_json(arguments):
+            self.truncated = True
+
+
+def _unfinished_marker(text: str) -> str:
+    """The end of `text` that could become a marker, or ""."""
+    end = text[text.rfind("<") :] if "<" in text else ""
+    return end if any(marker.startswith(end) for marker in _MARKERS) else ""
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def parse(text: str) -> tuple[str, list[dict[str, Any]]]:
-    """The content and the tool calls of a whole text; for their form, see `ToolCallParser`."""
+    """The content and the tool calls of a whole text, quoted calls too; see `ToolCallParser`."""
     parser = ToolCallParser()
     content = parser.feed(text) + parser.close()
     return content, parser.tool_calls
