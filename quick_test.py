@@ -13,98 +13,118 @@ import time
 from typing import Any
 
 from tools.endpoint import Settings
-from tools.errors import COULD_NOT_START, KimiError, explain, mask
+from tools.errors import KimiError, explain, mask
 from tools.loop import MODES, run_loop
+from tools.messages import Json
 from tools.reply import Reply
-from tools.script import connect, flag_parser, run_script
+from tools.script import COULD_NOT_START, flag_parser, prepared, run_script
 
 EXPRESSION, RESULT = "8467 * 5931", 8467 * 5931
 QUESTION = f"What is {EXPRESSION}? Use the calculate tool."
-PARSER = "If you host it, set --tool-call-parser kimi_k2 (in vLLM also --enable-auto-tool-choice)."
 AGAIN = "Run it again; if that does not help, choose another --model."
 
 
 def main(argv: list[str] | None = None) -> int:
     args = flag_parser(__doc__, "non-streaming").parse_args(argv)
-    return run_script(lambda settings: verdict(settings, args.mode), args)
+    return run_script(lambda settings: verdict(settings, args.mode, args.extra_body), args)
 
 
-def verdict(settings: Settings, mode: str) -> int:
+def verdict(settings: Settings, mode: str, extra_body: Json | None = None) -> int:
     """Print a line for each check, then the verdict; return the exit status."""
-    start = time.monotonic()
+    start, word = time.monotonic(), "FAIL"
     replies: list[Reply] = []
 
-    def on_tool(call: dict[str, Any], result: dict[str, Any]) -> None:
-        shown = result.get("result", result.get("error", result))
-        print(indented(f"{call['function']['name']}({call['function']['arguments']}) -> {shown}"))
+    def on_tool(call: Json, result: Json) -> None:
+        shown, function = result.get("result", result.get("error", result)), call["function"]
+        print(indented(f"{function['name']}({function['arguments']}) -> {shown}", settings.api_key))
         more = call is not replies[-1].message["tool_calls"][-1]
         print("tool    " if more else "answer  ", end="")
 
     try:
-        with connect(settings) as (client, model):
+        with prepared(settings) as (client, model):
             if mode == "all":
-                return compare_modes(client, model)
+                return compare_modes(client, model, extra_body)
             print("tool    ", end="")
-            answer = ask(client, model, mode, on_tool=on_tool, on_reply=replies.append)
-            print(indented(" ".join(answer.split())))
+            answer = ask(client, model, mode, replies, on_tool=on_tool, extra_body=extra_body)
+            print(indented(" ".join(answer.split()), settings.api_key))
             check_answer(answer)
-        if mode != "manual" and any(reply.parsed_from_text for reply in replies):
-            print(indented(f"note    The call came as plain text and was parsed here.\n{PARSER}"))
+            if came_as_text(mode, replies):
+                note = "The engine sent the call as plain text; it was parsed here instead."
+                print(indented(f"note    {note}\n{parser_flags(model)}"))
         word = "PASS"
     except COULD_NOT_START:
         raise
     except Exception as error:
         print(indented(explain(error)))
-        word = "FAIL"
-    tokens = sum(int((reply.usage or {}).get("total_tokens") or 0) for reply in replies)
+    counts = [(reply.usage or {}).get("total_tokens") for reply in replies]
+    tokens = sum(count for count in counts if isinstance(count, int))
     print(f"{word} in {time.monotonic() - start:.1f} s" + (f", {tokens} tokens" if tokens else ""))
     return int(word == "FAIL")
 
 
-def compare_modes(client: Any, model: str) -> int:
+def compare_modes(client: Any, model: str, extra_body: Json | None) -> int:
     """Print a line for each mode, then how many work; return the exit status."""
-    results = []
+    works, fails = 0, 0
     for mode in MODES:
         print(f"{mode:14}", end="")
         start = time.monotonic()
+        replies: list[Reply] = []
         try:
-            check_answer(ask(client, model, mode))
-            result = f"PASS in {time.monotonic() - start:.1f} s"
+            check_answer(ask(client, model, mode, replies, extra_body=extra_body))
+            note = " (the calls came as plain text)" if came_as_text(mode, replies) else ""
+            print(f"PASS in {time.monotonic() - start:.1f} s{note}")
+            works += 1
         except Exception as error:
-            result = "FAIL: " + " ".join(explain(error).removeprefix("Error: ").split())
+            status = getattr(error, "status_code", 0)
             # In non-streaming mode, a 404 means that the model or the base URL is wrong.
-            if getattr(error, "status_code", None) == 404 and mode != "non-streaming":
-                result = "not served here"
-        print(result)
-        results.append(result[:4])
-    word = "FAIL" if "FAIL" in results else "PASS"
-    print(f"{word}: {results.count('PASS')} of {len(MODES)} modes work.")
+            if status == 404 and mode != "non-streaming":
+                print("not served here")
+                continue
+            print("FAIL: " + " ".join(explain(error).removeprefix("Error: ").split()))
+            fails += 1
+            refused = status in (401, 402, 403, 429) or status >= 500 and status != 501
+            if refused or type(error).__name__ == "APIConnectionError":
+                break  # the key, money or the server: no other mode can work
+    word = "FAIL" if fails else "PASS"
+    print(f"{word}: {works} of {len(MODES)} modes work.")
     return int(word == "FAIL")
 
 
-def ask(client: Any, model: str, mode: str, **callbacks: Any) -> str:
-    """Ask the question and return the answer; raise KimiError unless the tool was called."""
-    messages: list[dict[str, Any]] = [{"role": "user", "content": QUESTION}]
-    answer = run_loop(client, model, messages, mode, **callbacks)
+def ask(client: Any, model: str, mode: str, replies: list[Reply], **options: Any) -> str:
+    """Ask the question, collect the replies, and return what stands behind any thinking in the
+    answer; raise KimiError unless the tool was called."""
+    messages: list[Json] = [{"role": "user", "content": QUESTION}]
+    answer = run_loop(client, model, messages, mode, on_reply=replies.append, **options)
     results = [message["content"] for message in messages if message["role"] == "tool"]
     if not results:
-        what = "Error: The model answered without calling the tool, so agents cannot use it."
-        raise KimiError(f"{what}\nChoose another --model.\n{PARSER}")
+        what = "The model answered without calling the tool, so it cannot drive an agent"
+        raise KimiError(what, f"Choose another --model.\n{parser_flags(model)}")
     if not any(f'"result": {RESULT}}}' in result for result in results):
-        raise KimiError(f"Error: The model called a tool, but not for {EXPRESSION}.\n{AGAIN}")
-    return answer
+        raise KimiError(f"The model called a tool, but not for {EXPRESSION}", AGAIN)
+    return answer.rpartition("</think>")[2]
 
 
 def check_answer(answer: str) -> None:
-    """Raise KimiError unless the answer contains the result, maybe with separated thousands."""
-    grouped = f"{RESULT:,}".replace(",", r"(\{,\}|\\[,;:! ]|[,.'’_\s])?")
-    if not re.search(rf"(?<!\d){grouped}(?!,?\d)", answer):
-        raise KimiError(f"Error: The answer does not contain the tool's result {RESULT}.\n{AGAIN}")
+    """Raise KimiError unless the answer contains the result as a number of its own, with or without
+    separators between its thousands."""
+    digits = r"[\W_]{0,3}".join(f"{RESULT:,}".split(","))
+    if not re.search(rf"(?<!\d){digits}(?!,?\d)", answer):
+        raise KimiError(f"The answer does not contain the tool's result {RESULT}", AGAIN)
 
 
-def indented(text: str) -> str:
-    """`text`, cut if it is very long, with its further lines below the first."""
-    return mask(text)[:1000].replace("\n", "\n" + " " * 8)
+def came_as_text(mode: str, replies: list[Reply]) -> bool:
+    return mode != "manual" and any(reply.parsed_from_text for reply in replies)
+
+
+def parser_flags(model: str) -> str:
+    """How an engine is told to parse the calls of this model."""
+    parser = "kimi_k2" if "kimi-k2" in model.lower() else "(the one for this model)"
+    return f"If you host it: --tool-call-parser {parser}; in vLLM also --enable-auto-tool-choice."
+
+
+def indented(text: str, key: str = "") -> str:
+    """`text` without the key, cut if it is very long, with its further lines below the first."""
+    return mask(text, key)[:1000].replace("\n", "\n" + " " * 8)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 import respx
 from respx.mocks import HTTPCoreMocker
 
-from tools import endpoint, errors
+from tools import endpoint
 
 # The SDK sends through httpcore2, which respx does not know yet.
 HTTPCoreMocker.add_targets(
@@ -50,7 +50,6 @@ def _alone(monkeypatch, tmp_path):
         if name.startswith(("MOONSHOT_", "OPENAI_", "SSL_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(endpoint, "ENV_FILE", tmp_path / ".env")
-    monkeypatch.setattr(errors, "_keys", set())
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(socket.socket, "connect", _connect_to_loopback)
 
@@ -66,7 +65,7 @@ def http():
 
 @pytest.fixture
 def client():
-    with endpoint.make_client(endpoint.Settings(KEY, "a test", URL)) as made:
+    with endpoint.make_client(endpoint.Settings(KEY, URL)) as made:
         yield made
 
 
@@ -84,12 +83,15 @@ def call(name="calculate", arguments='{"expression": "6 * 7"}', call_id="functio
     return {"id": call_id, "type": "function", "function": function}
 
 
-def said(content="It is 42.", reason="stop", **message):
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+
+def said(content="It is 42.", reason="stop", usage=USAGE, **message):
     """A chat completion."""
     message = {"role": "assistant", "content": content, **message}
-    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     choice = {"index": 0, "message": message, "finish_reason": reason}
-    return httpx.Response(200, json={"object": "chat.completion", "choices": [choice], "usage": usage})
+    whole = {"object": "chat.completion", "choices": [choice], "usage": usage}
+    return httpx.Response(200, json=whole)
 
 
 def called(*calls, content=None, reason="tool_calls", **message):
@@ -134,9 +136,8 @@ def streamed(content="It is 42."):
     return sse(delta(role="assistant", content=""), delta(content=content), delta("stop"))
 
 
-def reply(mode, content, *calls, reason=None, **fields):
+def reply(mode, content, *calls, reason=None, usage=USAGE, **fields):
     """What the model says, in the form in which a mode gets it; texts are streamed by letters."""
-    usage = {"total_tokens": 3}
     if mode == "manual":
         text = content + (marked(*calls) if calls else "")
         choice = {"index": 0, "text": text, "finish_reason": reason or "stop"}
@@ -149,10 +150,14 @@ def reply(mode, content, *calls, reason=None, **fields):
             for f in functions
         ]
         reason = reason or ("tool_use" if calls else "end_turn")
+        names = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
+        if isinstance(usage, dict):
+            usage = {names[name]: usage[name] for name in names if name in usage}
         return httpx.Response(200, json={"content": blocks, "stop_reason": reason, "usage": usage})
     reason = reason or ("tool_calls" if calls else "stop")
     if mode == "non-streaming":
-        return said(content, reason, **({"tool_calls": list(calls)} if calls else {}), **fields)
+        fields |= {"tool_calls": list(calls)} if calls else {}
+        return said(content, reason, usage, **fields)
     deltas = [delta(**{name: part}) for name, text in fields.items() for part in text or [""]]
     deltas += [delta(content=letter) for letter in content]
     deltas += [delta(tool_calls=[{**each, "index": n}]) for n, each in enumerate(calls)]

@@ -1,7 +1,6 @@
 """The documents are true: their programs run, their transcripts are what is printed, and every
 flag, file, variable and error message in them exists."""
 
-import argparse
 import json
 import os
 import re
@@ -10,24 +9,23 @@ import subprocess
 import sys
 
 import httpx
+import openai
 import pytest
-from conftest import (
-    CHAT, KEY, MODEL, ROOT, SUM, URL, call, called, delta, reply, route, said, sent, sse, status,
-    streamed,
-)  # fmt: skip
+from conftest import CHAT, KEY, MODEL, ROOT, URL, call, called, route, said, sent, status
 
-import kimi_k2_api_example
+import kimi_k2_api_example as tutorial
 import quick_test
-import tools
-from tools import endpoint, errors, kimi_format, loop, offline
+from tools import endpoint, loop, offline
 from tools.anthropic_format import request_temperature
-from tools.endpoint import retry_hooks
 from tools.errors import KimiError
 from tools.offline import serve
 
 DOC = (ROOT / "API_README.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+PROSE = FENCE.sub("", DOC)
+FILES = [ROOT / "quick_test.py", ROOT / "kimi_k2_api_example.py", *(ROOT / "tools").glob("*.py")]
+CODE = [file.read_text(encoding="utf-8") for file in FILES]
 
 
 def blocks(kind, text=DOC):
@@ -39,363 +37,284 @@ def section(title):
 
 
 def program(title):
-    (body,) = blocks("python", section(title))
-    return body
+    return blocks("python", section(title))[0]
 
 
-COMMANDS = [body.strip() for body in blocks("bash", README)]
+def python(folder, *arguments, **variables):
+    """What a Python process prints in this folder."""
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", **variables}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def test_every_block_is_of_a_kind_that_is_tested():
-    kinds = {language for language, _ in FENCE.findall(DOC)}
-    assert kinds == {"python", "bash", "powershell", "text", "console"}
-    assert len(blocks("python")) == 5 and len(DOC.splitlines()) < 350
-    titles = re.findall("^## (.*)", DOC, re.M)
-    assert titles == [
-        "Quick start", "How it works", "The three loops", "A tool of your own",
-        "In your own program", "Troubleshooting", "Compatibility and temperature", "Self-hosting",
-        "Specifications",
-    ]  # fmt: skip
+def pasted(folder, source):
+    """What a program prints as a person tries it: in a file beside tools/, with the two variables
+    that the mock server prints."""
+    (folder / "mine.py").write_text(source, encoding="utf-8")
+    with serve() as url:
+        variables = {"MOONSHOT_API_KEY": "offline", "MOONSHOT_BASE_URL": url}
+        code, printed, errors = python(folder, "mine.py", **variables)
+    assert (code, errors) == (0, "")
+    return printed
 
 
-# --- the programs, each alone and as it stands ------------------------------------------------------
+@pytest.fixture
+def beside_tools(project, tmp_path):
+    """An empty folder with nothing but tools/."""
+    shutil.copytree(project / "tools", tmp_path / "tools")
+    return tmp_path
+
+
+PRINTED = (
+    ("The tool returned", '"condition": "sunny"'), ("get_weather", '{"city": "Beijing"}'),
+    ("functions.calculate:0", "8467 * 5931"), ("I am a mock server",), ("16 °C", "2 requests"),
+    ("Let me see.", "functions.add:0"), (), (),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "parts"), list(enumerate(PRINTED)))
+def test_every_program_runs_against_the_mock_server(beside_tools, number, parts):
+    assert len(blocks("python")) == len(PRINTED)
+    printed = pasted(beside_tools, blocks("python")[number])
+    assert all(part in printed for part in parts) and bool(printed.strip()) == bool(parts)
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, http):
-    def run(source, models=({"id": "kimi-k2.6", "created": 9}, {"id": MODEL})):
+    def run(source):
         monkeypatch.setenv("MOONSHOT_API_KEY", KEY)
         monkeypatch.setenv("MOONSHOT_BASE_URL", URL)
-        listed = {"object": "list", "data": list(models)}
-        http.get(f"{URL}/models").mock(return_value=httpx.Response(200, json=listed))
+        http.get(f"{URL}/models").mock(return_value=httpx.Response(200, json=[{"id": MODEL}]))
         exec(compile(source, "API_README.md", "exec"), {"__name__": "__main__"})
         return capsys.readouterr().out
 
     return run
 
 
-BEIJING = call("get_weather", '{"city": "Beijing"}', "b")
-BROKEN = call("get_weather", '{"town": 1}', "c")
-RESULT = {"city": "Beijing", "condition": "sunny", "simulated": True}
-
-
 def test_non_streaming(run, http):
-    calls = called(BEIJING, BROKEN, reasoning_content="Hm.")
+    good, bad = (call("get_weather", f'{{"{key}": "Rome"}}', key) for key in ("city", "town"))
+    calls = called(good, bad, reasoning_content="Hm.")
     posted = route(http, "non-streaming", calls, said("Sunny."))
     assert run(program("Non-streaming")) == "Sunny.\n"
-    body = sent(posted)
-    assert body["model"] == MODEL and "temperature" not in body and body["tool_choice"] == "auto"
-    messages = body["messages"]
-    assert [m["role"] for m in messages] == ["user", "assistant", "tool", "tool"]
-    assert messages[1]["tool_calls"] == [BEIJING, BROKEN]
-    assert messages[1]["reasoning_content"] == "Hm."
-    assert json.loads(messages[2]["content"]) == RESULT
-    assert "Call again" in json.loads(messages[3]["content"])["error"]
-    assert "null" not in json.dumps(messages)
-
-
-@pytest.mark.parametrize(
-    "served",
-    [
-        {"kimi-k2.5": 9, MODEL: 1}, {"other/KIMI-K2-INSTRUCT": 1, "kimi-k2.6": 2, "kimi-k3": 3},
-        {"kimi-k2.5": 1, "kimi-k2.6": 2, "kimi-k3": 3, "x": 9}, {"kimi-a": 1, "Kimi-B": 2, "x": 3},
-        {"whatever": 1}, {MODEL.upper(): 3, MODEL: 2},
-    ],
-)  # fmt: skip
-def test_a_program_picks_the_model_that_the_scripts_would(run, http, served):
-    posted = route(http, "non-streaming", said("Sunny."))
-    models = [{"id": name, "created": created} for name, created in served.items()]
-    run(program("Non-streaming"), models)
-    settings = endpoint.Settings(KEY, "", URL)
-    assert sent(posted)["model"] == endpoint.choose_model(settings, models)[0]
-
-
-def test_streaming(run, http):
-    begin, end = call("get_weather", '{"city": ', "b"), {"function": {"arguments": '"Beijing"}'}}
-    fragments = [delta(tool_calls=[{**each, "index": 0}]) for each in (begin, end)]
-    usage = {"choices": [], "usage": {"total_tokens": 3}}
-    chunks = [delta(role="assistant"), delta(content="Let me "), delta(content="see."), *fragments]
-    route(http, "streaming", sse(*chunks, delta("tool_calls"), usage))
-    assert run(program("Streaming")) == f"Let me see.{[BEIJING['function']]}\n"
-
-
-def test_manual_parsing(run, http):
-    for parts, printed in ((("", SUM), [SUM]), (("50217777",), "50217777")):
-        posted = route(http, "manual", reply("manual", *parts))
-        assert run(program("Manual parsing")) == f"{printed}\n"
-    body = sent(posted)
-    assert body["skip_special_tokens"] is False and body["max_tokens"] == 4096
-    assert body["stop"] == ["<|im_end|>"] and "8467 * 5931" in body["prompt"]
+    _, asked, result, error = sent(posted)["messages"]
+    assert asked["tool_calls"] == [good, bad] and asked["reasoning_content"] == "Hm."
+    assert asked["content"] == "" and "null" not in json.dumps(asked)
+    assert json.loads(result["content"])["city"] == "Rome" and result["tool_call_id"] == "city"
+    assert "Call again" in json.loads(error["content"])["error"]
 
 
 def test_a_tool_of_your_own(run, http):
     roll = call("roll_dice", '{"sides": 6}')
     posted = route(http, "non-streaming", called(roll), said("You rolled a 4."))
     assert run(program("A tool of your own")) == "You rolled a 4.\n"
-    assert [tool["function"]["name"] for tool in sent(posted)["tools"]] == ["roll_dice"]
     assert json.loads(sent(posted)["messages"][2]["content"]) == {"sides": 6, "rolled": 4}
 
 
-def test_in_your_own_program(run, http):
-    route(http, "streaming", streamed("Sunny."), status(401))
-    assert run(program("In your own program")) == "Sunny.\n"
+def test_errors_that_your_program_catches(run, http):
+    broken = call("get_weather", "{", None)
+    del broken["function"]["name"]  # KimiError; then an error of the SDK
+    route(http, "non-streaming", called(broken), status(401))
+    assert "Tool call parsing failed" in run(program("In your own program"))
     assert "did not accept the key" in run(program("In your own program"))
 
 
-def pasted(folder, source):
-    """What a program prints as a person tries it: in an empty file beside tools/, with the two
-    variables that the mock server prints."""
-    (folder / "mine.py").write_text(source, encoding="utf-8")
-    with serve() as url:
-        environment = {**os.environ, "MOONSHOT_API_KEY": "offline", "MOONSHOT_BASE_URL": url}
-        environment["PYTHONIOENCODING"] = "utf-8"
-        command = [sys.executable, "-W", "error::SyntaxWarning", "mine.py"]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
-    assert done.returncode == 0 and done.stderr == b"", done.stderr.decode()
-    return done.stdout.decode()
+AGENT = program("Testing offline")
 
 
-@pytest.mark.parametrize("source", blocks("python"))
-def test_every_program_runs_against_the_mock_server(project, source):
-    printed = pasted(project, source)
-    assert printed.endswith("\n") and printed.strip()
+@pytest.mark.parametrize(
+    ("old", "new", "passes"),
+    [
+        ("", "", True),
+        ('if turns[-1][0] == "tool":', "if True:", False),  # the tool is not called
+        ("    booked.append(seats)\n", "", False),
+    ],
+)
+def test_the_test_of_an_agent(beside_tools, old, new, passes):
+    assert old in AGENT
+    (beside_tools / "test_agent.py").write_text(AGENT.replace(old, new), encoding="utf-8")
+    _, printed, _ = python(beside_tools, "-m", "pytest", "-q", "test_agent.py")
+    assert ("1 passed" if passes else "1 failed") in printed
 
 
-# --- the lessons -----------------------------------------------------------------------------------
+def test_how_it_works_as_data():
+    """The request, the message with a call and the result, sent to the mock server."""
+    body, message, result = map(json.loads, blocks("json"))
+    with serve() as url, openai.OpenAI(api_key="offline", base_url=url) as client:
+        def answer(body):
+            return client.chat.completions.create(**body).choices[0].message.to_dict()
+
+        assert answer(body) == message
+        body["messages"] += [message, result]
+        assert "sunny" in answer(body)["content"]
+
 
 EXAMPLE = (ROOT / "kimi_k2_api_example.py").read_text(encoding="utf-8")
 LESSONS = re.findall(r"^def lesson_\d.*?(?=^\S)", EXAMPLE, re.M | re.S)
+ABOVE = re.search(r"^import json\n.*?^client, model = connect\(\)$", EXAMPLE, re.M | re.S).group()
+ANSWERS = ('"temperature\\": 22', "352.5", "69.29646455628166", "19 °C")
 
 
-def test_lessons_are_short_and_plain():
-    assert len(LESSONS) == len(kimi_k2_api_example.LESSONS) == 4
-    for lesson in LESSONS:
-        assert len(lesson.strip().splitlines()) <= 45
-        assert " -> " not in lesson and "(client, model):" in lesson
+@pytest.mark.parametrize("number", range(4))
+def test_a_lesson_can_be_pasted(beside_tools, number):
+    """Exactly the docstring's lines and the lesson, and a line that calls it."""
+    assert len(LESSONS) == len(tutorial.LESSONS) == 4
+    source = f"{ABOVE}\n\n\n{LESSONS[number]}lesson_{number + 1}(client, model)\n"
+    assert ANSWERS[number] in pasted(beside_tools, source).replace("|", "")
 
 
-ANSWERS = ["22 °C", "352.5", "69.29646455628166", "19 °C"]
+on_bash = pytest.mark.skipif(
+    not shutil.which("bash") or not shutil.which("awk") or sys.platform == "win32", reason="no bash"
+)
 
 
-@pytest.mark.parametrize("number", range(1, 5))
-def test_a_lesson_can_be_copied(project, tmp_path, number):
-    """Below the lines of the docstring, in an empty folder beside tools/."""
-    shutil.copytree(project / "tools", tmp_path / "tools")
-    above = kimi_k2_api_example.__doc__.split("call it:")[1].split("\n\n", 1)[1]
-    lines = [line.removeprefix("    ") for line in above.splitlines()]
-    source = "\n".join([*lines, LESSONS[number - 1], f"lesson_{number}(client, model)"])
-    assert ANSWERS[number - 1] in pasted(tmp_path, source).replace("|", "")
-
-
-# --- the commands --------------------------------------------------------------------------------
-
-
-def test_the_two_commands_are_those_that_ci_runs():
-    assert len(COMMANDS) == 2 and blocks("bash")[0].strip() == COMMANDS[0]
-    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert "README.md" in ci and "pip install" not in ci and "pytest" not in ci
-    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
-    assert "python -m pytest tests" in workflow and "python -m pytest tests" in COMMANDS[1]
-    prose = FENCE.sub("", README).splitlines()
-    assert len([line for line in prose if line.strip()]) <= 15
-
-
-@pytest.mark.skipif(not shutil.which("awk"), reason="needs awk")
-def test_ci_takes_the_commands_and_nothing_else():
+@on_bash
+def test_ci_takes_the_two_commands_and_nothing_else():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     awk = re.search(r"^awk '.*?'", ci, re.M).group()
-    done = subprocess.run(["bash", "-c", f"{awk} README.md"], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines() == COMMANDS
+    taken = subprocess.check_output(["bash", "-c", f"{awk} README.md"], cwd=ROOT, text=True)
+    lessons, tests = taken.splitlines()
+    assert [f"{lessons}\n", f"{tests}\n"] == blocks("bash", README)
+    assert f"{lessons}\n" == blocks("bash")[0]
+    assert lessons.endswith("kimi_k2_api_example.py --offline")
+    assert tests.endswith("python -m pytest tests")
 
 
-@pytest.mark.skipif(not shutil.which("bash") or sys.platform == "win32", reason="needs bash")
-def test_the_command_with_a_key(project):
-    (command,) = blocks("bash")[1:]
-    (project / ".venv" / "bin").mkdir(parents=True)
-    python = project / ".venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
+@on_bash
+@pytest.mark.parametrize("commands", [blocks("sh", README)[0], blocks("bash")[1]])
+def test_the_commands_that_check_a_key(project, tmp_path, commands):
+    """With a pip that installs nothing."""
+    stubs = {"python3": "", "pip": "", "python": f'exec "{sys.executable}" "$@"'}
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name, line in stubs.items():
+        stub = tmp_path / ".venv" / "bin" / name
+        stub.write_text(f"#!/bin/sh\n{line}\n")
+        stub.chmod(0o755)
+    for name in ("tools", "quick_test.py"):
+        (tmp_path / name).symlink_to(project / name)
     with serve() as url:
-        environment = {"PATH": os.environ["PATH"], "MOONSHOT_BASE_URL": url}
+        path = f"{tmp_path}/.venv/bin:{os.environ['PATH']}"
         done = subprocess.run(
-            ["bash", "-eu"], input=command, cwd=project, env=environment, capture_output=True, text=True
-        )
+            ["bash", "-eu"], input=commands.replace("sk-...", KEY), cwd=tmp_path,
+            env={"PATH": path, "MOONSHOT_BASE_URL": url}, capture_output=True, text=True,
+        )  # fmt: skip
     assert done.returncode == 0 and "PASS" in done.stdout, done.stderr
 
 
 def test_engines_are_started_with_the_flags_that_quick_test_names():
     vllm, sglang = blocks("console")[0].splitlines()
-    for command in (vllm, sglang):
-        assert "--tool-call-parser kimi_k2" in command and MODEL in command
-    assert "--enable-auto-tool-choice" in vllm
-    assert "--tool-call-parser kimi_k2" in quick_test.PARSER
-    assert "--enable-auto-tool-choice" in quick_test.PARSER
+    parser, vllm_only = re.findall(r"--[a-z-]+(?: kimi_k2)?", quick_test.parser_flags(MODEL))
+    assert parser in vllm and parser in sglang and vllm_only in vllm
 
 
-# --- the figures -------------------------------------------------------------------------------------
+def test_the_workflow_tries_the_oldest_openai_that_is_documented():
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    oldest = re.search(r"openai==([\d.]+)\.0 python-dotenv", workflow).group(1)
+    assert f"`openai` 1.x (from {oldest})" in DOC
 
 
 def test_the_figure_is_that_of_the_code():
-    figure = next(body for body in blocks("text") if "run_tool" in body)
-    assert figure.strip() == "\n".join(
-        line.removeprefix("    ") for line in loop.__doc__.splitlines()[2:5]
-    )
+    (figure,) = blocks("text")
+    lines = [line.removeprefix("    ") for line in loop.__doc__.splitlines()]
+    assert figure.rstrip() in "\n".join(lines)
 
 
-def settled(text):
-    text = re.sub(r"127\.0\.0\.1:\w+", "127.0.0.1:PORT", text)
-    return re.sub(r"in (\d+\.\d|N) s", "in N s", text)
+def test_the_transcripts_are_what_is_printed(capsys, monkeypatch):
+    """Of the tutorial, and of a server without /completions; and the requests that are counted."""
+    begin, modes = blocks("text", README)
+    assert tutorial.main(["--offline"]) == 0
+    assert f"\n{begin}" in capsys.readouterr().out
 
-
-def test_the_transcripts_are_what_is_printed(capsys):
-    verdict, modes = [body for body in blocks("text") if "run_tool" not in body]
-    assert quick_test.main(["--offline"]) == 0
-    assert settled(capsys.readouterr().out) == verdict
-    assert kimi_k2_api_example.main(["--offline"]) == 0
-    tour, modes_too = blocks("text", README)
-    assert tour in capsys.readouterr().out
-    assert settled(modes_too) == modes
-
-
-def test_modes_and_costs_on_the_hosted_platform(capsys, monkeypatch):
-    """No /completions there: what the documents show, and the requests that they count."""
-    monkeypatch.delitem(offline._ROUTES, "POST /v1/completions")
     requests = []
-    answer = offline._Handler.do_POST
-    monkeypatch.setattr(
-        offline._Handler, "do_POST", lambda handler: (requests.append(handler.path), answer(handler))
-    )
+    post = offline._Handler.do_POST
+    monkeypatch.setattr(offline._Handler, "do_POST", lambda self: (requests.append(1), post(self)))
+    monkeypatch.delitem(offline._ROUTES, "POST /v1/completions")
+    counts, printed = [], []
     with serve() as url:
         monkeypatch.setenv("MOONSHOT_API_KEY", KEY)
         monkeypatch.setenv("MOONSHOT_BASE_URL", url)
-        assert quick_test.main(["--mode", "all"]) == 0
-        modes = settled(capsys.readouterr().out)
-        of_quick_test = len(requests)
-        assert kimi_k2_api_example.main([]) == 0
-    assert modes.endswith("\n" + blocks("text")[1])
-    cost = f"`--mode all` {of_quick_test}, and the tutorial {len(requests) - of_quick_test} ("
-    assert cost in DOC.replace("\n", " ")
+        for script, mode in ((quick_test, "streaming"), (quick_test, "all"), (tutorial, "all")):
+            requests.clear()
+            assert script.main(["--mode", mode]) == 0
+            counts.append(len(requests))
+            printed.append(re.sub(r"\d\.\d s", "N s", capsys.readouterr().out))
+    assert printed[1].endswith("\n" + re.sub(r"\d\.\d s", "N s", modes))
+    cost = r"sends (\d+) chat requests .*, or (\d+) with `--mode all`; the tutorial sends (\d+) "
+    numbers = re.search(cost, PROSE.replace("\n", " ")).groups()
+    assert counts == [int(number) for number in numbers]
 
 
-# --- names --------------------------------------------------------------------------------------------
-
-
-def flags_of(module, monkeypatch):
-    parsers = []
-    original = module.flag_parser
-
-    def remember(*arguments):
-        parsers.append(original(*arguments))
-        return parsers[-1]
-
-    monkeypatch.setattr(module, "flag_parser", remember)
+def flags_of(module, capsys):
     with pytest.raises(SystemExit):
         module.main(["--help"])
-    actions = [action for action in parsers[0]._actions if not isinstance(action, argparse._HelpAction)]
-    return {flag: action for action in actions for flag in action.option_strings}
+    return set(re.findall(r"--[a-z-]+", capsys.readouterr().out.split("\n\n")[0]))
 
 
-ENGINE_FLAGS = {
-    "--enable-auto-tool-choice", "--tool-call-parser", "--trust-remote-code", "--model-path",
-}  # fmt: skip
+def test_flags_and_modes(capsys):
+    quick, tour = flags_of(quick_test, capsys), flags_of(tutorial, capsys)
+    rows = re.findall(r"^\|.*\| `(--[\w-]+)` \| (tutorial)?", DOC, re.M)
+    assert {flag for flag, _ in rows} == tour
+    assert {flag for flag, tutorial in rows if not tutorial} == quick
+    prose = FENCE.sub("", DOC.replace(section("Self-hosting"), "")) + README
+    assert set(re.findall(r"(?<=[` ])--[a-z][a-z-]+", prose)) <= tour
+    for mode in (*loop.MODES, "all"):
+        assert f"`{mode}`" in section("Quick start")
 
 
-def test_flags(monkeypatch, capsys):
-    quick = flags_of(quick_test, monkeypatch)
-    tour = flags_of(kimi_k2_api_example, monkeypatch)
-    prose = FENCE.sub("", DOC)
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+(?!-*>)", DOC)) - {"--no--"}
-    assert named - ENGINE_FLAGS == {*quick, *tour}
-    rows = re.findall(r"^\|.*\| `(--[\w-]+)` \| (tutorial)?", prose, re.M)
-    assert len(rows) == len(tour)
-    for flag, tutorial in rows:
-        assert flag in tour and (flag not in quick) is bool(tutorial)
-    for mode in tour["--mode"].choices:
-        assert f"`{mode}`" in DOC
-    assert "4096 by default" in prose and "4096" in tour["--max-tokens"].help
-    for module in (quick_test, kimi_k2_api_example):
-        examples = re.findall(r"python \S+\.py(.*?)(?:  |$)", module.__doc__, re.M)
-        assert set(re.findall(r"--[a-z-]+", " ".join(examples))) <= {*quick, *tour}
+def test_files_can_be_copied_as_the_table_says(project, tmp_path):
+    rows = re.findall(r"^\| (`tools/.*?) \| .* \| (.*) \|$", section("In your own program"), re.M)
+    copied = []
+    for files, needs in rows:
+        names = re.findall(r"tools/(\w+)\.py", files)
+        copied += names
+        for name in names:
+            folder = tmp_path / name / "tools"
+            folder.mkdir(parents=True)
+            for file in [name] if needs == "nothing" else copied:
+                shutil.copy(project / "tools" / f"{file}.py", folder)
+            assert python(folder.parent, "-c", f"import tools.{name}") == (0, "", "")
+    assert sorted(copied) == sorted(file.stem for file in (project / "tools").glob("*.py"))
 
 
-def sources():
-    """The files that git tracks: those that a user adds are no concern of the documents."""
-    files = ["quick_test.py", "kimi_k2_api_example.py", *(ROOT / "tools").glob("*.py")]
-    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode == 0 and listed.stdout:
-        files = [name for name in listed.stdout.split() if not name.startswith("tests/")]
-    return [ROOT / name for name in files]
-
-
-def test_files():
-    named = set(re.findall(r"`((?:[\w.]+/)*[\w.]+\.(?:py|txt|example|md)|tools/|tests/)`", DOC))
-    for name in named:
-        assert (ROOT / name).exists(), name
-    for file in sources():
-        assert str(file.relative_to(ROOT)).replace(os.sep, "/") in named
-
-
-def test_variables():
+def test_files_variables_and_links():
+    for name in re.findall(r"`((?:[\w.]+/)*[\w.]+\.(?:py|txt|example|md))`", PROSE):
+        assert (ROOT / name).exists() or name == "test_agent.py", name
     pattern = r"\bMOONSHOT_[A-Z_]+"
-    used = {name for file in sources() for name in re.findall(pattern, file.read_text("utf-8"))}
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    used = set(re.findall(pattern, " ".join(CODE)))
     assert set(re.findall(pattern, DOC)) == used == set(re.findall(pattern, example))
-    assert f"MOONSHOT_API_KEY={endpoint.PLACEHOLDER}" in example
-    assert endpoint.DEFAULT_BASE_URL in DOC and endpoint.DEFAULT_MODEL in DOC
-
-
-def test_names_of_the_code_that_are_mentioned():
-    named = set(re.findall(r"`([A-Za-z_]+)`", FENCE.sub("", DOC)))
-    public = {*vars(tools), *vars(loop), *vars(errors), *vars(kimi_format)}
-    names = {"TOOLS", "FUNCTIONS", "run_tool", "run_loop", "explain", "ToolCallParser"}
-    assert names <= named & public
-
-
-def test_the_table_of_temperatures():
-    rows = re.findall(
-        r"^\| (\d\.\d)[^|]* \| (\d\.\d) \| ([^|]+) \|$", section("Compatibility and temperature"), re.M
-    )
-    assert len(rows) == 3
-    for real, plain, converted in rows:
-        assert real == plain
-        if "error" in converted:
-            with pytest.raises(KimiError):
-                request_temperature(float(real))
-        else:
-            assert request_temperature(float(real)) == pytest.approx(float(converted))
-
-
-def test_links():
-    titles = re.findall("^#+ (.*)", DOC, re.M)
-    anchors = {title.lower().replace(" ", "-") for title in titles}
+    assert f"MOONSHOT_API_KEY={endpoint.PLACEHOLDERS[0]}\n" in example
+    assert f"`{endpoint.DEFAULT_BASE_URL}` by default" in DOC
+    assert f"by default `{endpoint.DEFAULT_MODEL}`" in DOC
+    anchors = {title.lower().replace(" ", "-") for title in re.findall("^#+ (.*)", DOC, re.M)}
     assert set(re.findall(r"\]\(#([^)]+)\)", DOC)) <= anchors
-    for file in re.findall(r"\]\((\w[\w.]+)\)", DOC + README):
-        assert (ROOT / file).exists()
+    assert set(re.findall(r"\]\((\w[\w.]+)\)", DOC + README)) == {"API_README.md"}
 
 
-# --- error messages ------------------------------------------------------------------------------
+def test_temperatures_and_limits():
+    for real, converted in (("0.3", "0.5"), ("0.6", "1.0")):
+        assert request_temperature(float(real)) == pytest.approx(float(converted))
+        assert f"{real} as {converted}" in PROSE
+    with pytest.raises(KimiError):
+        request_temperature(0.61)
+    assert f"required ({loop.DEFAULT_LIMITS['anthropic']:,} here)" in PROSE
 
 
-def test_the_messages_of_the_table_are_those_of_the_code():
-    rows = re.findall(r"^\| `([A-Z][^`|]+)` \|", section("Troubleshooting"), re.M)
-    assert 8 <= len(rows) <= 12
-    code = " ".join(file.read_text(encoding="utf-8") for file in sources())
-    code = re.sub(r"\{\w+(\.\w+)*\}", "…", re.sub(r'"\s*\n?\s*f?"', "", code))
-    for row in rows:
-        for part in row.removeprefix("Error: ").split("…"):
-            assert part.strip() in code, row
+SEEN = re.findall(r"^\| `([^`]+)` \|", section("Troubleshooting"), re.M)
 
 
-def test_the_notice_of_the_table_is_the_one_that_is_printed(capsys):
-    (on_request,), (on_response,) = retry_hooks().values()
-    request = httpx.Request("POST", CHAT)
-    on_request(request)
-    on_response(httpx.Response(429, request=request))
-    notice = capsys.readouterr().err.split(";")[0].replace("engine.test", "…")
-    assert f"| `{notice}` |" in section("Troubleshooting")
+@pytest.mark.parametrize("message", [each for each in SEEN if not each.startswith("…")])
+def test_a_message_of_the_table_is_in_the_code(message):
+    code = re.sub(r'"\s*\n?\s*f?"', "", " ".join(CODE))  # strings that go on in the next line
+    for part in re.split("…|, ", message.removeprefix("Error: ")):
+        assert part.strip() in code
 
 
-def test_the_three_documented_messages():
-    assert f"`{endpoint.NO_KEY.splitlines()[0]}`" in DOC
-    for headline in ("Error: Tool call parsing failed", "Error: Model not found"):
-        assert f"`{headline}`" in DOC
+def test_the_notice_of_the_table_and_the_fixed_headlines(http):
+    notices = []
+    client = endpoint.make_client(endpoint.Settings(KEY, URL), on_retry=notices.append)
+    http.post(CHAT).mock(side_effect=[httpx.Response(429), said()])
+    client.chat.completions.create(model="m", messages=[])
+    assert notices[0].split(";")[0].replace("engine.test", "…") in SEEN
+    fixed = {endpoint.NO_KEY, "Error: Tool call parsing failed", "Error: Model not found"}
+    assert fixed <= set(SEEN)

@@ -1,182 +1,176 @@
 """The mock server: any client can use it, at every route, as many at once as there are."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import openai
 import pytest
-from conftest import KEY, MODEL, call
+from conftest import KEY, MODEL
 
 from tools import TOOLS, endpoint
+from tools.kimi_format import render_prompt
 from tools.offline import serve
 from tools.weather import CITIES
 
+CHAT, A_KEY = "/chat/completions", {"Authorization": "Bearer x"}
+
+
+def connected(url):
+    return openai.OpenAI(api_key=KEY, base_url=url, max_retries=0)
+
 
 @pytest.fixture(scope="module")
-def base_url():
-    with serve() as url:
-        yield url
-
-
-@pytest.fixture
-def client(base_url):
-    with openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0) as made:
+def client():
+    with serve() as url, connected(url) as made:
         yield made
 
 
 def ask(client, *messages, **more):
     messages = [{"role": "user", "content": m} if isinstance(m, str) else m for m in messages]
-    return client.chat.completions.create(
-        **{"model": MODEL, "messages": messages, "tools": TOOLS, **more}
-    )
+    return client.chat.completions.create(model="x", messages=messages, **{"tools": TOOLS, **more})
 
 
-def test_models(client):
-    assert [model.id for model in client.models.list()] == [MODEL]
+def parts(text):
+    return [{"type": "text", "text": part} for part in text.split("|")]
 
 
 @pytest.mark.parametrize(
     ("question", "calls"),
     [
-        ("Weather in beijing?", [("get_weather", {"city": "beijing"})]),
         ("Tokyo in Fahrenheit", [("get_weather", {"city": "Tokyo", "unit": "fahrenheit"})]),
-        ("What is 6 * 7?", [("calculate", {"expression": "6 * 7"})]),
-        ("What is 9**9**9.", [("calculate", {"expression": "9**9**9"})]),
-        ("sqrt(2) × (3 + 4) please", [("calculate", {"expression": "sqrt(2) × (3 + 4)"})]),
-        ("New York and Paris, and -3 + 2 too",
-         [("get_weather", {"city": "New York"}), ("get_weather", {"city": "Paris"}),
+        ("sqrt(2) × (3 + 4)**9.", [("calculate", {"expression": "sqrt(2) × (3 + 4)**9"})]),
+        ("New York and paris, and -3 + 2 too",
+         [("get_weather", {"city": "New York"}), ("get_weather", {"city": "paris"}),
           ("calculate", {"expression": "-3 + 2"})]),
+        (parts("What is 6 |* 7?"), [("calculate", {"expression": "6 * 7"})]),
+        *[(question, []) for question in ("Hello", "I have 3 apples", "A 3-day trip to Atlantis?")],
     ],
 )  # fmt: skip
 def test_questions_lead_to_calls(client, question, calls):
-    choice = ask(client, question).choices[0]
-    assert choice.finish_reason == "tool_calls"
-    made = [(c.function.name, json.loads(c.function.arguments)) for c in choice.message.tool_calls]
-    assert made == calls
-    assert [c.id for c in choice.message.tool_calls] == [
-        f"functions.{name}:{n}" for n, (name, _) in enumerate(calls)
-    ]
+    choice = ask(client, {"role": "user", "content": question}).choices[0]
+    made = [(c.id, json.loads(c.function.arguments)) for c in choice.message.tool_calls or []]
+    assert made == [(f"functions.{name}:{n}", values) for n, (name, values) in enumerate(calls)]
+    assert choice.finish_reason == ("tool_calls" if calls else "stop")
+    assert calls or all(word in choice.message.content for word in ("mock server", *CITIES))
 
 
-@pytest.mark.parametrize("question", ["Hello", "I have 3 apples", "A 3-day trip?", "Weather in Atlantis?"])
-def test_anything_else_says_what_it_can_do(client, question):
-    choice = ask(client, question).choices[0]
-    assert choice.finish_reason == "stop"
-    assert "mock server" in choice.message.content
-    assert all(city in choice.message.content for city in CITIES)
-
-
-def test_content_in_parts(client):
-    parts = [{"type": "text", "text": "What is 6 "}, {"type": "text", "text": "* 7?"}]
-    made = ask(client, {"role": "user", "content": parts}).choices[0].message.tool_calls[0]
-    assert json.loads(made.function.arguments)["expression"].split() == ["6", "*", "7"]
+@pytest.mark.parametrize("more", [{"tools": []}, {"tools": TOOLS[:1]}, {"tool_choice": "none"}])
+def test_what_is_not_offered_is_not_called(client, more):
+    message = ask(client, "What is 6 * 7?", **more).choices[0].message
+    assert "mock server" in message.content and not message.tool_calls
 
 
 def test_answers_are_made_of_the_results(client):
-    contents = ['{"temperature": 9}', "plain text", '{"error": "No such city."}',
-                '{"expression": "x", "result": 4711}']  # fmt: skip
-    made = {"role": "assistant", "content": "", "tool_calls": [call(call_id=c) for c in "abcd"]}
-    results = [
-        {"role": "tool", "tool_call_id": call_id, "content": content}
-        for call_id, content in zip("cdba", contents, strict=True)
-    ]
-    answer = ask(client, "6 * 7?", made, *results).choices[0].message.content
-    for part in ('{"temperature": 9}', "plain text", "No such city.", "x = 4711."):
-        assert part in answer
+    contents = ("9", "text", '{"error": "No."}', '{"expression": "x", "result": 4}')
+    results = [{"role": "tool", "tool_call_id": "a", "content": content} for content in contents]
+    answer = ask(client, "6 * 7?", *results).choices[0].message.content
+    assert answer == 'The tool returned: 9 The tool returned: text The tool returned: No. x = 4.'
 
 
-def test_streamed_piece_by_piece(client):
-    chunks = list(ask(client, "Paris and 6 * 7", stream=True))
-    fragments = [c.choices[0].delta.tool_calls[0] for c in chunks if c.choices[0].delta.tool_calls]
-    assert len(fragments) > 6
-    for index, whole in ((0, '{"city": "Paris"}'), (1, '{"expression": "6 * 7"}')):
-        parts = [f.function.arguments for f in fragments if f.index == index]
-        assert "".join(parts) == whole and len(parts) > 2
-    assert chunks[0].choices[0].delta.role == "assistant"
-    assert chunks[-1].choices[0].finish_reason == "tool_calls"
-    assert len(list(ask(client, "Hello", stream=True))) > 5
+QUESTION = {"role": "user", "content": "Two seats, please."}
+SYSTEM, BOOK = {"role": "system", "content": "Be brief."}, {"function": {"name": "book"}}
+BODIES = {
+    CHAT: {"messages": [SYSTEM, QUESTION], "tools": [BOOK]},
+    "/completions": {"prompt": render_prompt([SYSTEM, QUESTION], [BOOK])},
+    "/messages": {"system": "Be brief.", "messages": [QUESTION], "tools": [{"name": "book"}]},
+}
 
 
-def test_wrong_route_and_no_key(base_url):
-    key = {"Authorization": "Bearer x"}
-    for path, body, headers, code in (
-        ("/nothing", None, key, 404), ("/nothing", b"{}", key, 404),
-        ("/chat/completions", None, key, 404), ("/models", None, {}, 401),
-        ("/chat/completions", b"{}", {"Authorization": "Bearer "}, 401),
-    ):  # fmt: skip
-        request = urllib.request.Request(base_url + path, body, headers)
-        with pytest.raises(urllib.error.HTTPError) as raised, opened(request):
-            pass
-        with raised.value:
-            assert raised.value.code == code
-            message = json.load(raised.value)["error"]["message"]
-        assert message == ("Invalid Authentication" if code == 401 else f"Nothing is served at /v1{path}")
+@pytest.mark.parametrize("path", BODIES)
+def test_another_script_on_every_route_whole_and_streamed(path):
+    turns, arguments = [], {"seats": 2, "where": "front row"}
+
+    def script(pairs):
+        turns.append(pairs)
+        call = {"function": {"name": "book", "arguments": arguments}}
+        return {"reasoning_content": "Hm.", "content": "I book two seats.", "tool_calls": [call]}
+
+    body, options = BODIES[path], {"cast_to": object, "stream_cls": openai.Stream[object]}
+    with serve(script) as url, connected(url) as client:
+        whole = client.post(path, body=body, cast_to=object)
+        pieces = list(client.post(path, body={**body, "stream": True}, stream=True, **options))
+        with pytest.raises(openai.BadRequestError, match="script calls book, which"):
+            client.post(path, body={"messages": [QUESTION], "prompt": "Hi"}, cast_to=object)
+    assert turns[:2] == [[("system", "Be brief."), ("user", "Two seats, please.")]] * 2
+    texts = r'"(?:reasoning_content|content|text|arguments|partial_json)": "((?:[^"\\]|\\.)*)"'
+    streamed = "".join(re.findall(texts, json.dumps(pieces))).replace("\\", "")
+    for part in ("Hm." if path == CHAT else "", "I book two seats.", json.dumps(arguments)):
+        assert part in json.dumps(whole).replace("\\", "") and part in streamed
+    assert re.search(r'"(finish|stop)_reason": "\w+".*"usage": {', json.dumps(pieces[-2:]))
+    assert "functions.book:0" in json.dumps(whole)
+    assert all(isinstance(count, int) and count > 0 for count in whole["usage"].values())
 
 
-def opened(request):
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request)
+@pytest.mark.parametrize("reply", [1 / 3, {"tool_calls": [{}]}, {"tool_calls": 5}, None])
+def test_a_script_that_fails_is_named(reply):
+    with serve(lambda turns: reply) as url, connected(url) as client:
+        with pytest.raises(openai.BadRequestError, match="script failed.*Error"):
+            ask(client, "?")
+    with connected(url) as client, pytest.raises(openai.APIConnectionError):
+        ask(client, "?")  # it ended with its block
 
 
-@pytest.mark.parametrize("body", [b"", b"nonsense", b"{}", b'{"messages": null}'])
-def test_a_request_without_messages(base_url, body):
-    request = urllib.request.Request(base_url + "/chat/completions?x=1", body, {"x-api-key": KEY})
-    with opened(request) as response:
-        assert "mock server" in json.load(response)["choices"][0]["message"]["content"]
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "code", "words"),
+    [
+        ("GET", CHAT, b"", A_KEY, 404, "Nothing is served at /v1/chat/completions"),
+        ("GET", "/models", b"", {}, 401, "Invalid Authentication"),
+        ("POST", CHAT, b"{}", {"Authorization": "Bearer"}, 401, "Invalid Authentication"),
+        ("POST", CHAT, iter([b'{"messages"', b": null}"]), A_KEY, 200, "mock server"),  # in chunks
+        *[("POST", path, body, A_KEY, 400, "request") for path in BODIES
+          for body in (b"", b"nonsense", b"[1]", b'{"messages": [1]}', b'{"prompt": ["a", "b"]}')],
+        *[("POST", CHAT, json.dumps(body).encode(), A_KEY, 400, "n=1 and tool_choice")
+          for body in ({"n": 2}, {"tool_choice": "required"}, {"tool_choice": {"type": "tool"}})],
+        ("POST", f"{CHAT}?x=1", b'{"messages": null}', {"x-api-key": "x"}, 200, "mock server"),
+    ],
+)  # fmt: skip
+def test_requests_of_other_clients(client, method, path, body, headers, code, words):
+    response = httpx2.request(method, f"{client.base_url}{path[1:]}", content=body, headers=headers)
+    assert response.status_code == code and words in response.text
 
 
 def test_anthropic_turns_as_other_clients_write_them(client):
-    """Content that is a string, and a result whose content is a list of text blocks."""
     use = {"type": "tool_use", "id": "a", "name": "calculate", "input": {"expression": "6 * 7"}}
-    part = {"type": "text", "text": '{"expression": "6 * 7", "result": 42}'}
-    result = {"type": "tool_result", "tool_use_id": "a", "content": [part]}
-    turns = [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello"},
-        {"role": "user", "content": "What is 6 * 7?"},
-        {"role": "assistant", "content": [use]},
-        {"role": "user", "content": [result]},
-    ]
-    body = {"model": MODEL, "max_tokens": 9, "messages": turns}
-    reply = client.post("/messages", body=body, cast_to=object)
-    assert reply["content"] == [{"type": "text", "text": "6 * 7 = 42."}]
-    assert reply["role"] == "assistant" and reply["stop_reason"] == "end_turn"
+    content = parts('{"expression": "6 * 7", "result": 42}')
+    result = [{"type": "tool_result", "tool_use_id": "a", "content": content}]
+    turns = [QUESTION, {"role": "assistant", "content": [use]}, {"role": "user", "content": result}]
+    reply = client.post("/messages", body={"messages": turns}, cast_to=object)
+    assert reply["content"] == parts("6 * 7 = 42.") and reply["stop_reason"] == "end_turn"
+    raw = client.post("/messages", body={"messages": turns, "stream": True}, cast_to=str)
+    assert re.findall("^event: message_(.*)$", raw, re.M) == ["start", "delta", "stop"]
 
 
-def test_sixty_clients_at_once(base_url):
+def test_sixty_clients_at_once(client):
     ready = threading.Barrier(60)
 
     def one(number):
-        with openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0) as client:
+        with connected(client.base_url) as another:
             ready.wait()
-            return ask(client, f"What is {number} * 2?").choices[0].message.tool_calls[0]
+            return ask(another, f"What is {number} * 2?").to_json()
 
     with ThreadPoolExecutor(60) as pool:
-        calls = list(pool.map(one, range(60)))
-    assert [json.loads(c.function.arguments)["expression"] for c in calls] == [
-        f"{number} * 2" for number in range(60)
-    ]
+        for number, message in enumerate(pool.map(one, range(60))):
+            assert f'"{number} * 2\\"' in message
 
 
-@pytest.mark.parametrize("question", ["(" * 20_000, "1+(" * 20_000, "- " * 20_000])
-def test_a_hostile_question_costs_milliseconds(client, question):
+HOSTILE = ("(", "1+(", "- ", "<|im_end|>", "<|im_middle|>", "<|im_system|>tool_declare<|im_mi")
+
+
+@pytest.mark.parametrize("size", [7_000, 1_000_000])
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_prompt_takes_more_than_milliseconds(client, text, size):
+    text *= size // len(text)
     start = time.process_time()
-    ask(client, question)
+    assert client.completions.create(model="x", prompt=text).choices[0].text
+    assert ask(client, text).choices[0].message
     assert time.process_time() - start < 0.5
-
-
-def test_it_ends_with_its_block():
-    with serve() as url:
-        pass
-    with openai.OpenAI(api_key=KEY, base_url=url, max_retries=0) as client:
-        with pytest.raises(openai.APIConnectionError):
-            client.models.list()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to a whole console")
@@ -184,15 +178,13 @@ def test_as_a_program(project, monkeypatch):
     command = [sys.executable, "-m", "tools.offline"]
     with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True) as server:
         try:
-            assert "not Kimi-K2" in server.stdout.readline()
-            assert server.stdout.readline().startswith("# PowerShell")
-            exports = [server.stdout.readline().split() for _ in range(2)]
-            assert [word for word, _ in exports] == ["export", "export"]
-            exported = dict(assignment.split("=") for _, assignment in exports)
-            monkeypatch.setenv("MOONSHOT_API_KEY", exported["MOONSHOT_API_KEY"])
-            monkeypatch.setenv("MOONSHOT_BASE_URL", exported["MOONSHOT_BASE_URL"])
-            with endpoint.make_client(endpoint.read_settings()) as client:
-                assert endpoint.list_models(client)[0]["id"] == MODEL
+            lines = [server.stdout.readline().split() for _ in range(4)]
+            assert "not" in lines[0] and [line[0] for line in lines[2:]] == ["export", "export"]
+            for _, assignment in lines[2:]:
+                monkeypatch.setenv(*assignment.split("="))
+            client, model = endpoint.connect()
+            with client:
+                assert model == MODEL
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait(5) == 0

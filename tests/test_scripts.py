@@ -9,25 +9,29 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import httpcore2
 import httpx
 import pytest
 from conftest import (
-    KEY, MODEL, PAGE, SUM, URL, WEATHER, call, called, delta, everything_sent, marked, real_sleep,
+    KEY, MODEL, PAGE, URL, WEATHER, call, called, delta, everything_sent, marked, real_sleep,
     reply, route, said, sent, sse, status, streamed,
 )  # fmt: skip
 
-import kimi_k2_api_example
-import quick_test
-from tools import TOOLS, endpoint, offline, run_tool
+import kimi_k2_api_example as tour
+import quick_test as quick
+from tools import offline, retries
 from tools.loop import MODES
 
 RESULT = 8467 * 5931
 PRODUCT = call(arguments='{"expression": "8467 * 5931"}')
 ANSWER = f"8467 * 5931 = {RESULT}."
-SCRIPTS = {"quick_test.py": quick_test, "kimi_k2_api_example.py": kimi_k2_api_example}
-EACH_SCRIPT = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+NOBODY = httpcore2.ConnectError("[Errno 111] Connection refused")
+SCRIPTS = ("quick_test.py", "kimi_k2_api_example.py")
+EACH_SCRIPT = pytest.mark.parametrize("script", [quick, tour], ids=SCRIPTS)
+EACH_MODE = pytest.mark.parametrize("mode", MODES)
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes differ there")
 
 
 @pytest.fixture
@@ -37,10 +41,8 @@ def run(monkeypatch, capsys, http):
     def run(script, *flags, key=KEY, models=(MODEL,), chat=(), url=URL):
         if key:
             monkeypatch.setenv("MOONSHOT_API_KEY", key)
-        data = [{"id": name, "created": n} for n, name in enumerate(models)]
         if models:
-            listed = httpx.Response(200, json={"object": "list", "data": data})
-            http.get(f"{url}/models").mock(return_value=listed)
+            http.get(f"{url}/models").respond(json={"data": [{"id": name} for name in models]})
         if chat:
             http.post(f"{url}/chat/completions").mock(side_effect=[*chat, chat[-1]])
         flags = flags if "--offline" in flags else ("--base-url", url, *flags)
@@ -57,212 +59,187 @@ def run(monkeypatch, capsys, http):
     return run
 
 
-def on_one_terminal(monkeypatch):
-    """What both streams print, in the order in which a terminal shows it."""
-    both = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", both)
-    monkeypatch.setattr(sys, "stderr", both)
-    return both
-
-
-def quick(run, *flags, **more):
-    return run(quick_test, *flags, **more)
-
-
-def tour(run, *flags, **more):
-    return run(kimi_k2_api_example, *flags, **more)
-
-
-# --- quick_test.py -----------------------------------------------------------------------------
-
-
 def test_pass(run):
-    exit_status, text = quick(run, chat=[called(PRODUCT), said(ANSWER)])
-    assert exit_status == 0
+    exit_status, text = run(quick, chat=[called(WEATHER, PRODUCT), said(ANSWER)])
     lines = text.splitlines()
-    checks = [line.split()[0] for line in lines]
-    assert checks == ["config", "key", "model", "tool", "answer", "PASS"]
+    checks = ["config", "key", "model", "tool", "tool", "answer", "PASS"]
+    assert exit_status == 0 and [line[:8].split()[0] for line in lines] == checks
     assert lines[0].endswith(f"{URL}, key ...cdef from the environment")
-    assert lines[1] == "key     not rejected; models listed: 1"  # a list accepts no key
-    assert lines[3] == f'tool    calculate({{"expression": "8467 * 5931"}}) -> {RESULT}'
-    assert re.fullmatch(r"PASS in \d+\.\d s, 30 tokens", lines[5])
+    assert lines[1] == "key     not refused so far; 1 model listed"  # a list accepts no key
+    assert lines[4] == f'tool    calculate({{"expression": "8467 * 5931"}}) -> {RESULT}'
+    assert re.fullmatch(r"PASS in \d+\.\d s, 30 tokens", lines[6])
 
 
-def test_neither_a_password_in_the_address_nor_a_short_key_is_shown(run):
-    _, text = quick(run, key="abcdef", url="https://user:password@engine.test/v1")
-    assert "config  https://engine.test/v1, key from the environment\n" in text
-
-
-@pytest.mark.parametrize("mode", MODES)
+@EACH_MODE
 def test_every_mode_is_checked_the_same_way(run, mode):
-    exit_status, text = quick(run, "--offline", "--mode", mode, key=None)
+    exit_status, text = run(quick, "--offline", "--mode", mode, key=None)
     assert exit_status == 0 and "Offline" in text.splitlines()[0] and "note" not in text
-    assert f"-> {RESULT}" in text and "PASS" in text
+    assert f"-> {RESULT}" in text and re.search(r"^PASS in \d+\.\d s, \d+ tokens$", text, re.M)
 
 
-def test_two_calls_in_one_message(run):
-    _, text = quick(run, chat=[called(WEATHER, PRODUCT), said(ANSWER)])
-    names = [line[:8].rstrip() for line in text.splitlines()]
-    assert names[3:6] == ["tool", "tool", "answer"]
+GROUPED = ["50217777", "It is **50,217,777**.", r"$50\,217\,777$", "50_217_777", "50’217’777"]
+GROUPED += [r"50\;217\;777", "50 217 777", "50\u202f217\u202f777", "$50{,}217{,}777$", "50.217.777"]
+GROUPED += ["50217777.000", "8467 × 5931\n50217777", "<think>5?</think>50,217,777", "10, 50217777"]
+ANOTHER = ["150217777", "502177770", "150,217,777", "50,217,777,000", f"<think>{RESULT}</think> 7"]
 
 
-def test_another_model_is_said_in_one_line(run):
-    exit_status, text = quick(run, models=["kimi-k2.5", "kimi-k2.6"], chat=[called(PRODUCT), said(ANSWER)])
-    assert exit_status == 0
-    assert "model   kimi-k2.6\n" in text and "--model or MOONSHOT_MODEL" in text
-    assert max(map(len, text.splitlines())) <= 85
-
-
-def test_no_models_route(run, http):
-    http.get(f"{URL}/models").mock(return_value=httpx.Response(404))
-    exit_status, text = quick(run, models=(), chat=[called(PRODUCT), said(ANSWER)])
-    assert exit_status == 0 and "no models listed here" in text
+@pytest.mark.parametrize("answer", GROUPED + ANOTHER)
+def test_the_number_in_the_answer(run, answer):
+    exit_status, text = run(quick, chat=[called(PRODUCT), said(answer)])
+    assert ("not contain the tool's result" in text) == exit_status == (answer in ANOTHER)
 
 
 @pytest.mark.parametrize(
-    "answer",
-    ["50217777", "It is **50,217,777**.", r"$50\,217\,777$", "50_217_777", "50’217’777", r"50\;217\;777", "50 217 777", "50\u202f217\u202f777", "$50{,}217{,}777$", "50.217.777", "50217777.000", "8467 × 5931\n50217777"],
+    ("mode", "usage", "counted"),
+    [*[("non-streaming", odd, "") for odd in ("many", [1], None, {"total_tokens": None})],
+     ("anthropic", {"input_tokens": 100, "output_tokens": 20}, ", 240 tokens"),
+     ("anthropic", {"input_tokens": "100"}, "")],
 )  # fmt: skip
-def test_digits_in_groups(run, answer):
-    assert quick(run, chat=[called(PRODUCT), said(answer)])[0] == 0
+def test_tokens_are_counted_where_the_server_counts_them(run, http, mode, usage, counted):
+    bodies = [reply(mode, "", PRODUCT).json(), reply(mode, ANSWER).json()]
+    route(http, mode, *[httpx.Response(200, json={**body, "usage": usage}) for body in bodies])
+    exit_status, text = run(quick, "--mode", mode)
+    assert exit_status == 0 and re.search(rf"^PASS in \d+\.\d s{counted}$", text, re.M)
 
 
-@pytest.mark.parametrize("usage", ["many", [1], None, {"total_tokens": None}])
-def test_a_server_that_counts_no_tokens(run, usage):
-    reply = {"message": {"content": ANSWER}, "finish_reason": "stop"}
-    last = httpx.Response(200, json={"choices": [reply], "usage": usage})
-    first = sse(delta("stop", tool_calls=[PRODUCT]))
-    exit_status, text = quick(run, "--mode", "streaming", chat=[first, last])
-    assert exit_status == 0 and re.search(r"^PASS in \d+\.\d s$", text, re.M)
-
-
-def test_markers_in_the_content_pass_with_a_note(run):
-    exit_status, text = quick(run, chat=[said(marked(PRODUCT)), said(ANSWER)])
-    assert exit_status == 0 and "PASS" in text
-    assert "note    The call came as plain text" in text and "--tool-call-parser kimi_k2" in text
-    assert "<|" not in text
+@pytest.mark.parametrize(("model", "parser"), [(MODEL, " kimi_k2"), ("kimi-k3", ".* this model")])
+def test_calls_in_the_text_pass_with_a_note(run, model, parser):
+    exit_status, text = run(quick, models=[model], chat=[said(marked(PRODUCT)), said(ANSWER)])
+    assert exit_status == 0 and "PASS" in text and "<|" not in text
+    assert re.search(f"note    The engine sent .* plain text.*\n.*--tool-call-parser{parser}", text)
 
 
 FAILURES = {
     "calls no tool": ([said(ANSWER)], "without calling the tool", "--enable-auto-tool-choice"),
     "another tool": ([called(WEATHER), said(ANSWER)], "not for 8467 * 5931", "--model"),
-    "broken arguments": ([called(call(arguments="{")), said(ANSWER)], "not for 8467 * 5931", "--model"),
-    "wrong answer": ([called(PRODUCT), said("It is 7.")], "not contain the tool's result", "Run it again"),
-    "longer number": ([called(PRODUCT), said(f"1{RESULT}, 50,217,777,000")], "not contain", "Run it again"),
-    "length": ([said("It", "length")], "output limit of 4096", "--max-tokens"),
-    "for ever": ([called(PRODUCT)] * 10, "called tools in 10 turns", "simpler question"),
+    "length": ([said("It", "length")], "output limit", "max_tokens"),
+    "for ever": ([called(PRODUCT)] * 10, "still calling tools after 10 requests", "simpler"),
     "nameless": ([called(call(""))], "Error: Tool call parsing failed", "Run it again"),
     "page": ([PAGE], "page instead of JSON", "/v1"),
-    "wrong model": ([status(404, "Not found the model x")], "Error: Model not found", "MOONSHOT_MODEL"),
-    "no balance": ([status(429, "your balance", "exceeded_current_quota_error")], "no balance", "Top up"),
+    "wrong model": ([status(404, "Not found the model x")], "Error: Model not found", "_MODEL"),
     "rate limit": ([status(429, "request reached max rpm")] * 5, "rate limit", "Tier 0"),
-    "server": ([status(500, "oops")] * 5, '"oops"', "try again later"),
-}  # fmt: skip
-OF_QUICK_TEST = ("calls no tool", "another tool", "broken arguments", "wrong answer", "longer number")
+    "no choices": ([httpx.Response(200, json={"choices": None})], "Error: ", "."),
+}
+OF_QUICK_TEST, NOT_OF_LESSON_1 = list(FAILURES)[:2], ("length", "for ever", "nameless")
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_fail(run, case):
+def test_a_failure_is_the_same_sentence_in_both(run, case):
     chat, what, todo = FAILURES[case]
-    exit_status, text = quick(run, chat=chat)
-    assert exit_status == 1
-    assert what in text and todo in text
+    exit_status, text = run(quick, chat=chat)
+    assert exit_status == 1 and what in text and todo in text
     tokens = ", 30 tokens" if case in OF_QUICK_TEST[1:] else ".*"
     assert re.search(rf"^FAIL in \d+\.\d s{tokens}$", text, re.M) and "PASS" not in text
+    for flags in ([], ["--mode", "non-streaming"]):
+        if case not in (*OF_QUICK_TEST, *(NOT_OF_LESSON_1 if not flags else ())):
+            exit_status, text = run(tour, *flags, chat=chat)
+            assert exit_status == 1 and what in text and todo in text and "Skipped" not in text
 
 
-@pytest.mark.parametrize(
-    ("response", "what", "todo"),
-    [
-        (status(401, f"Incorrect API key provided: {KEY}"), "did not accept the key", "MOONSHOT_API_KEY"),
-        (status(403, "not open"), "no access", "account"),
-        (httpcore2.ConnectError("[Errno 111] Connection refused"), "refused", "base URL"),
-        (httpcore2.ReadTimeout("x"), "in time", "network"),
-    ],
-)  # fmt: skip
-def test_fail_at_the_key(run, http, response, what, todo):
-    how = "side_effect" if isinstance(response, Exception) else "return_value"
-    http.get(f"{URL}/models").mock(**{how: response})
-    exit_status, text = quick(run, models=())
-    assert exit_status == 1 and what in text and todo in text
-    lines = [line for line in text.splitlines() if line and line[0] != " " and "retry" not in line]
+AT_THE_KEY = {
+    "did not accept": status(401, f"Incorrect: {KEY}"), "in time": httpcore2.ReadTimeout("x"),
+    "may not use": status(403, "x"), "rate limit": status(429, "max rpm"), "refused": NOBODY,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", AT_THE_KEY)
+def test_fail_at_the_key(run, http, what):
+    http.get(f"{URL}/models").mock(side_effect=[AT_THE_KEY[what]] * 5)
+    exit_status, text = run(quick, models=())
+    lines = [line for line in text.splitlines() if line[:1] not in ("", " ", "e", "N")]
     assert [line[:6] for line in lines] == ["config", "key   ", "FAIL i"]
+    assert exit_status == 1 and lines[1].startswith("key     Error: ") and what in lines[1]
 
 
-@EACH_SCRIPT
-def test_a_named_model_that_is_not_served(run, http, script):
-    exit_status, text = run(script, "--model", "x", models=["kimi-k2.6", "b"])
-    assert exit_status == 1
-    assert "Error: Model not found" in text and "b, kimi-k2.6" in text and "--model" in text
-    assert not everything_sent(http)
+def mode_of(request):
+    """The mode that sends such a request."""
+    modes = {"/v1/completions": "manual", "/v1/messages": "anthropic"}
+    in_chat = "streaming" if json.loads(request.content).get("stream") else "non-streaming"
+    return modes.get(request.url.path, in_chat)
 
 
-IN_BOTH_CHAT_MODES = [
-    reply(mode, *parts)
-    for mode in ("non-streaming", "streaming")
-    for parts in (("", PRODUCT), (ANSWER,))
-]
+def thinker(request):
+    """A platform whose model thinks: it wants no temperature, room, and its thoughts back."""
+    mode, body = mode_of(request), json.loads(request.content)
+    if mode == "manual":
+        return status(404, "url not found")
+    if "temperature" in body:
+        return status(400, "invalid temperature: only 1 is allowed for this model")
+    if body.get("max_tokens", body.get("max_completion_tokens", 32_768)) < 16_000:
+        return reply(mode, "It", reason="max_tokens" if mode == "anthropic" else "length")
+    if any("tool_calls" in m and not m.get("reasoning_content") for m in body["messages"]):
+        return status(400, "thinking is enabled but reasoning_content is missing")
+    return reply(mode, *spoken(request, ("", PRODUCT)), reasoning_content="Hm.")
 
 
-def test_all_modes(run, http):
-    """A hosted platform: no /completions, and here an Anthropic route that fails."""
-    route(http, "manual", status(404, "url not found"))
-    route(http, "anthropic", status(400, "no such\nthing"))
-    exit_status, text = quick(run, "--mode", "all", chat=IN_BOTH_CHAT_MODES)
-    lines = text.splitlines()[3:]
-    assert exit_status == 1 and len(lines) == 5
-    assert re.fullmatch(r"non-streaming PASS in \d+\.\d s", lines[0])
-    assert re.fullmatch(r"streaming     PASS in \d+\.\d s", lines[1])
-    assert lines[2] == "manual        not served here"
-    assert lines[3].startswith("anthropic     FAIL: The endpoint sent an error (400 from")
-    assert '"no such thing". Change what it names' in lines[3]
-    assert lines[4] == "FAIL: 2 of 4 modes work."
+def spoken(request, first):
+    return (ANSWER,) if str(RESULT).encode() in request.content else first  # with a result
 
 
-def test_all_modes_where_only_some_are_served(run, http):
-    for mode in ("manual", "anthropic"):
-        route(http, mode, status(404, "url not found"))
-    exit_status, text = quick(run, "--mode", "all", chat=IN_BOTH_CHAT_MODES)
-    assert exit_status == 0 and text.endswith("PASS: 2 of 4 modes work.\n")
-    exit_status, text = quick(run, "--mode", "all", "--offline", key=None)
-    assert exit_status == 0 and text.endswith("PASS: 4 of 4 modes work.\n")
-
-
-def test_all_modes_of_a_wrong_model(run, http):
-    for path in ("completions", "messages", "chat/completions"):
-        http.post(f"{URL}/{path}").mock(return_value=status(404, "Not found the model x"))
-    exit_status, text = quick(run, "--mode", "all")
-    assert exit_status == 1 and "non-streaming FAIL: Model not found" in text
-    assert text.endswith("FAIL: 0 of 4 modes work.\n")
-
-
-def test_each_check_is_named_before_its_wait(run, http, monkeypatch, capsys):
-    """What is on the screen when a request arrives ends with the name of the check."""
-    seen = []
-
-    def look(response):
-        def answer(request):
-            seen.append(capsys.readouterr().out[-8:])
-            return response
-        return answer
-
-    http.get(f"{URL}/models").mock(side_effect=look(httpx.Response(200, json={"data": [{"id": MODEL}]})))
-    chat = iter([called(PRODUCT), said(ANSWER)])
-    http.post(f"{URL}/chat/completions").mock(side_effect=lambda request: look(next(chat))(request))
-    assert quick(run, models=())[0] == 0
-    assert seen == ["key     ", "tool    ", "answer  "]
-
-
-def test_a_wait_is_announced_on_a_line_of_its_own(run, http, monkeypatch):
-    both = on_one_terminal(monkeypatch)
-    limit = httpx.Response(429, json={"error": {"message": "request reached max rpm"}})
-    quick(run, chat=[limit, called(PRODUCT), limit, said(ANSWER)])
-    notice = "engine.test answered 429 (rate limit): waiting 22 s; retry 1 of 4."
-    lines = both.getvalue().splitlines()
-    assert lines[3:8] == [
-        "tool    ", notice,
-        f'calculate({{"expression": "8467 * 5931"}}) -> {RESULT}', "answer  ", notice,
+def test_all_modes_of_a_model_that_thinks(run, http):
+    http.post(host="engine.test").mock(side_effect=thinker)
+    http.get(f"{URL}/models").respond(404)
+    exit_status, text = run(quick, "--mode", "all", models=())
+    lines = re.sub(r"in \d+\.\d s", "in x s", text).splitlines()[1:]
+    assert exit_status == 0 and lines == [
+        "key     no models listed here", f"model   {MODEL}", "non-streaming PASS in x s",
+        "streaming     PASS in x s", "manual        not served here", "anthropic     PASS in x s",
+        "PASS: 3 of 4 modes work.",
     ]  # fmt: skip
+    run(quick, "--mode", "all", "--extra-body", '{"temperature": 0.7}')
+    assert "temperature" in everything_sent(http)[-1]
+
+
+def test_all_modes_of_an_engine_without_its_parser(run, http):
+    text = (marked(PRODUCT),)
+    http.post(host="engine.test").mock(side_effect=lambda r: reply(mode_of(r), *spoken(r, text)))
+    exit_status, text = run(quick, "--mode", "all")
+    noted = re.findall(r"^(\S+) +PASS in .* s \(the calls came as plain text\)$", text, re.M)
+    assert exit_status == 0 and noted == ["non-streaming", "streaming", "anthropic"]
+    assert text.endswith("PASS: 4 of 4 modes work.\n")
+
+
+# How many modes are tried: other modes cannot escape what is about the key, money or the server.
+TRIED = {400: 4, 404: 4, 401: 1, 402: 1, 403: 1, 429: 1, 500: 1, 503: 1, 529: 1, NOBODY: 1}
+
+
+@pytest.mark.parametrize("failure", TRIED, ids=str)
+def test_all_modes_stop_after_an_error_that_none_can_escape(run, http, failure):
+    response = failure if failure is NOBODY else status(failure, "no model\nx")
+    http.post(host="engine.test").mock(side_effect=[response] * 20)
+    exit_status, text = run(quick, "--mode", "all")
+    tried = re.findall(r"^(?:non-)?\w+ +(?:FAIL: [A-Z].*\. [A-Z].*|not served here)$", text, re.M)
+    assert exit_status == 1 and len(tried) == TRIED[failure]
+    assert "FAIL: 0 of 4 modes work.\n" in text
+
+
+def test_a_notice_stands_where_the_check_waits(run, http, monkeypatch):
+    """What both streams print, as a terminal shows it: each check is named before it waits."""
+    both = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", both)
+    monkeypatch.setattr(sys, "stderr", both)
+    limit = httpx.Response(429, json={"error": {"message": "request reached max rpm"}})
+    models = httpx.Response(200, json=[{"id": "kimi-k2.5"}, {"id": "kimi-k2.6"}])
+    http.get(f"{URL}/models").mock(side_effect=[limit, models, models])
+    run(quick, models=(), chat=[limit, called(PRODUCT), limit, said(ANSWER)])
+    notice = "engine.test answered 429 (rate limit): waiting 22 s; retry 1 of 4."
+    assert both.getvalue().splitlines()[1:-1] == [
+        f"key     {notice}", "        not refused so far; 2 models listed", "model   kimi-k2.6",
+        f"        ({MODEL} is not served here; --model or MOONSHOT_MODEL chooses another)",
+        f"tool    {notice}", f'        calculate({{"expression": "8467 * 5931"}}) -> {RESULT}',
+        f"answer  {notice}", f"        {ANSWER}",
+    ]  # fmt: skip
+    run(tour, "--mode", "streaming", models=(), chat=[sse(delta(content="It is"), done=False)])
+    assert "\nIt is\nError: " in both.getvalue()  # on a line of its own
+
+
+@EACH_MODE
+@EACH_SCRIPT
+def test_extra_body_reaches_every_request(run, http, script, mode):
+    route(http, mode, reply(mode, "", PRODUCT), reply(mode, ANSWER))
+    more = {"thinking": {"type": "enabled"}, "model": "another", "tool_choice": "none"}
+    assert run(script, "--mode", mode, "--extra-body", json.dumps(more))[0] == 0
+    assert [{name: body[name] for name in more} for body in everything_sent(http)] == [more] * 2
 
 
 @EACH_SCRIPT
@@ -272,231 +249,147 @@ def test_settings_of_other_clients_change_nothing(run, http, monkeypatch, script
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer other\nX-Other: 1")
     run(script, "--mode", "non-streaming", chat=[said(ANSWER)])
     assert len(http.calls) > 1
-    for each in http.calls:
-        headers = each.request.headers
-        assert headers["authorization"] == f"Bearer {KEY}" and each.request.url.host == "engine.test"
+    for headers in [each.request.headers for each in http.calls]:
+        assert headers["authorization"] == f"Bearer {KEY}"
         assert not {"openai-organization", "openai-project", "x-other"} & set(headers)
 
 
 @EACH_SCRIPT
 def test_a_key_in_the_wrong_place(run, script, monkeypatch):
-    """`run` looks for the key in everything that is printed."""
     assert run(script, models=(), url=KEY)[0] == 2
     assert run(script, "--mode", "non-streaming", models=(), url=f"{URL}/{KEY}")[0] == 1
     assert run(script, KEY)[0] == 2
     assert run(script, "another-secret-key", key="another-secret-key")[0] == 2
+    assert "key from the environment" in run(script, key="abcdef", chat=[said("x")])[1]
     monkeypatch.setenv("MOONSHOT_BASE_URL", KEY)
     assert script.main([]) == 2
 
 
-def test_redirects_do_not_carry_the_key_away(run, http):
-    elsewhere = http.get("https://elsewhere.test/v1/models").mock(return_value=PAGE)
-    there = {"location": "https://elsewhere.test/v1/models"}
-    http.get(f"{URL}/models").mock(return_value=httpx.Response(302, headers=there))
-    assert quick(run, models=())[0] == 1
-    assert elsewhere.called and "authorization" not in elsewhere.calls[0].request.headers
-
-
 @pytest.mark.parametrize("mode", ["non-streaming", "streaming"])
-def test_a_hostile_model_cannot_touch_the_terminal(run, mode):
-    nasty = f"\x1b]0;owned\x07\x1b[2J{ANSWER} {KEY} \x9b1m\r"
-    last = streamed(nasty) if mode == "streaming" else said(nasty)  # the key arrives in one piece
-    chat = [reply(mode, "", PRODUCT), last]
-    for script in SCRIPTS.values():
-        assert run(script, "--mode", mode, chat=chat)[0] == 0
-
-
 @pytest.mark.parametrize("padding", [0, 30, 40, 50, 60, 960, 980, 990])
-def test_a_model_that_repeats_the_key(run, padding):
-    """The planted key is looked for by `run`; it must not survive being wrapped or cut either."""
-    arguments = json.dumps({"city": "x" * padding + KEY})
-    chat = [called(call("get_weather", arguments), call(KEY, "{}", "b")), said(f"It is {KEY}")]
-    for script in SCRIPTS.values():
-        run(script, "--mode", "non-streaming", chat=chat)
-
-
-# --- kimi_k2_api_example.py ------------------------------------------------------------------------
+@pytest.mark.parametrize("key", [KEY, "another-secret-form"])
+def test_a_hostile_model(run, padding, key, mode):
+    city = call("get_weather", json.dumps({"city": "x" * padding + key}))
+    nasty = f"\x1b]0;owned\x07\x1b[2J{ANSWER} {key} \x9b1m\r"
+    last = streamed(nasty) if mode == "streaming" else said(nasty)  # the key arrives in one piece
+    for script in (quick, tour):
+        run(script, "--mode", mode, key=key, chat=[reply(mode, "", city, call(key, "{}")), last])
 
 
 def test_the_tour_offline(run):
-    exit_status, text = tour(run, "--offline", key=None)
+    exit_status, text = run(tour, "--offline", key=None)
     assert exit_status == 0 and "Offline" in text.splitlines()[0]
-    assert [line for line in text.splitlines() if "Lesson" in line] == [
-        f"----- Lesson {n}. {lesson.__doc__}"
-        for n, lesson in enumerate(kimi_k2_api_example.LESSONS, 1)
-    ]
-    lessons = text.split("----- Lesson ")[1:]
-    assert "answer:   Beijing: sunny, 22 °C" in lessons[0]
-    assert 'call:     get_weather |{"city":| "New Yo|rk"}|' in lessons[1]  # fragments are seen
-    assert "New York|: partly|" in lessons[1] and "352.5" in lessons[1]
-    assert "<|im_assistant|>assistant<|im_middle|>" in lessons[2]  # the end of the prompt
-    assert "text:     <|tool_calls_section_begin|>" in lessons[2] and "69.29646455628166" in lessons[2]
-    assert "answer:   London: rainy" in lessons[3] and "Tokyo: clear, 19 °C" in lessons[3]
-    assert "history:  12 messages: user assistant tool assistant user ..." in lessons[3]
-    json_lines = re.compile("call:|result:|text:|prompt:")
-    assert max(len(line) for line in text.splitlines() if not json_lines.search(line)) <= 80
+    lessons = re.split(r"\n----- Lesson [1-4]\. ", text)[1:]
+    roles = [json.loads(line)["role"] for line in lessons[0].splitlines()[1:]]
+    assert roles == ["system", "user", "assistant", "tool", "assistant"]
+    assert 'get_weather |{"city":| "New Yo|rk"}|' in lessons[1]  # fragments are seen
+    assert lessons[2].count("<|im_system|>tool_declare<|im_middle|>[{") == 1  # only what is new
+    assert "<|tool_calls_section_begin|>" in lessons[2] and "69.29646455628166" in lessons[2]
+    assert "352.5|" in lessons[1] and "London: rainy" in lessons[3] and "Tokyo: clear" in lessons[3]
 
 
-LOOPS = zip(kimi_k2_api_example.LESSONS, ["non-streaming", "streaming", "manual"], strict=False)
+LOOPS = list(zip(tour.LESSONS, ["non-streaming", "streaming", "manual"], strict=False))
+PARIS = call("get_weather", '{"city": "Paris"}', "functions.get_weather:0")
+LONDON = call("get_weather", '{"city": "London"}', "functions.get_weather:1")
 
 
-@pytest.mark.parametrize(("lesson", "mode"), list(LOOPS))
-def test_what_a_lesson_sends_back(http, client, capsys, lesson, mode):
-    thinking = {} if mode == "manual" else {"reasoning_content": "Hm."}
-    calls = [SUM, {**WEATHER, "id": "functions.get_weather:1"}]
-    first = reply(mode, "Let me see.", *calls, **thinking)
-    posted = route(http, mode, first, reply(mode, "Done."))
+@pytest.mark.parametrize("thought", ["Hm.", ""])
+@pytest.mark.parametrize(("lesson", "mode"), LOOPS)
+def test_what_a_lesson_sends_back(http, client, capsys, lesson, mode, thought):
+    thinking = {} if mode == "manual" else {"reasoning_content": thought}
+    calls = reply(mode, "Let me see.", PARIS, LONDON, **thinking)
+    posted = route(http, mode, calls, reply(mode, "!"))
     lesson(client, MODEL)
-    functions = [each["function"] for each in calls]
-    results = [json.dumps(run_tool(each["name"], each["arguments"])) for each in functions]
     request = sent(posted)
     if mode == "manual":
-        assert f"Let me see.{marked(*calls)}<|im_end|>" in request["prompt"]
-        assert all(result in request["prompt"] for result in results)
-        assert request["stop"] == ["<|im_end|>"] and request["skip_special_tokens"] is False
+        assert f"Let me see.{marked(PARIS, LONDON)}<|im_end|>" in request["prompt"]
+        results = re.findall(r"## Return of (\S+)\n(.*?)<\|im_end\|>", request["prompt"])
+        needed = {"stop": ["<|im_end|>"], "skip_special_tokens": False, "max_tokens": 4096}
+        assert request | needed == request
     else:
-        said = {"role": "assistant", "content": "Let me see.", "tool_calls": calls, **thinking}
-        returned = [
-            {"role": "tool", "tool_call_id": each["id"], "content": result}
-            for each, result in zip(calls, results, strict=True)
-        ]
-        assert request["messages"][1:] == [said, *returned]
-        assert request["tools"] == TOOLS and request["tool_choice"] == "auto"
-    assert 4096 in (request.get("max_tokens"), request.get("max_completion_tokens"))
+        message, *results = request["messages"][-3:]
+        said = {"role": "assistant", "content": "Let me see.", "tool_calls": [PARIS, LONDON]}
+        assert message == said | thinking and request["tools"]
+        results = [(each["tool_call_id"], each["content"]) for each in results]
+        known = {"model", "messages", "tools", "tool_choice", "stream"}  # no limit of the output
+        assert set(request) <= known and request["tool_choice"] == "auto"
+    assert [call_id for call_id, _ in results] == [PARIS["id"], LONDON["id"]]
+    assert [json.loads(result)["city"] for _, result in results] == ["Paris", "London"]
 
 
-def test_a_prompt_is_one_conversation(run, http):
-    exit_status, text = tour(run, "--prompt", "Weather?", chat=[said("Sunny.")])
-    assert exit_status == 0 and "Lesson" not in text
-    (request,) = everything_sent(http)
-    assert request["messages"] == [{"role": "user", "content": "Weather?"}]
+@pytest.mark.parametrize(("lesson", "mode"), LOOPS)
+def test_a_lesson_without_an_answer_says_so(http, client, capsys, lesson, mode):
+    """Still calls after ten requests, an empty reply or stream."""
+    empty = sse() if mode == "streaming" else reply(mode, "")
+    for responses in ([reply(mode, "", PARIS)] * 10, [empty]):
+        route(http, mode, *responses)
+        lesson(client, MODEL)
+        assert capsys.readouterr().out.splitlines()[-1].startswith("(no answer")
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_one_mode_is_one_conversation(run, mode):
-    exit_status, text = tour(run, "--offline", "--mode", mode, key=None)
+@EACH_MODE
+def test_one_mode_or_a_prompt_is_one_conversation(run, http, mode):
+    exit_status, text = run(tour, "--offline", "--mode", mode, key=None)
     assert exit_status == 0 and "Lesson" not in text and text.count("call: ") == 2
     assert text.endswith("New York: partly cloudy, 18 °C, 55 % humidity. 15 * 23.5 = 352.5.\n")
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_options_reach_the_request(run, http, mode):
     route(http, mode, reply(mode, "x"))
-    flags = ("--temperature", "0.3", "--max-tokens", "77", "--prompt", "Hi")
-    exit_status, text = tour(run, "--mode", mode, *flags)
-    assert exit_status == 0, text
-    (body,) = everything_sent(http)
+    flags = [] if mode == "non-streaming" else ["--mode", mode]
+    assert run(tour, *flags, "--temperature", "0.3", "--prompt", "Hi")[0] == 0
+    body = everything_sent(http)[-1]
     assert body["temperature"] == pytest.approx(0.5 if mode == "anthropic" else 0.3)
-    assert 77 in (body.get("max_tokens"), body.get("max_completion_tokens"))
-    assert '"Hi' in json.dumps(body) or "Hi<|im_end|>" in body["prompt"]
+    assert '"Hi"' in json.dumps(body) or "Hi<|im_end|>" in body["prompt"]
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--prompt", ""], ["--prompt", " "], ["--mode", "manual", "--max-tokens", "0"],
-        ["--mode", "manual", "--max-tokens", "x"], ["--mode", "manual", "--temperature", "nan"],
-        ["--mode", "manual", "--temperature", "inf"], ["--mode", "manual", "--temperature", "-1"],
-        ["--mode", "anthropic", "--temperature", "0.61"], ["--temperature", "0.5"],
-        ["--max-tokens", "5"], ["--mode", "all", "--temperature", "0"],
-    ],
-)  # fmt: skip
+NO_SENSE = ["--prompt=", "--prompt= ", "--temperature=0.5", "--extra-body={}", "--temperature=0"]
+NO_SENSE += [f"--mode=manual  --temperature={value}" for value in ("nan", "inf", "-1", "x")]
+NO_SENSE += ["--mode=anthropic  --temperature=0.61", '--mode=all  --extra-body={"n":1}']
+
+
+@pytest.mark.parametrize("flags", NO_SENSE)
 def test_values_that_make_no_sense(run, http, flags):
-    exit_status, text = tour(run, *flags)
-    assert exit_status == 2 and flags[-2] in text.splitlines()[-1] and not http.calls
+    exit_status, text = run(tour, *flags.split("  "))
+    assert exit_status == 2 and not everything_sent(http)
+    assert re.findall("--([a-z-]+)", flags)[-1] in text
 
 
 def test_a_lesson_without_its_route_is_skipped(run, http):
     for mode in ("manual", "anthropic"):
         route(http, mode, status(404, "url not found"))
-    weather = [called(WEATHER), said("x")]
-    exit_status, text = tour(run, chat=[*weather, streamed("x"), *weather, streamed("x")])
-    assert exit_status == 0, text
-    assert text.count("(Skipped from here: this server lacks the route.") == 2
-    assert "69.29" not in text and "Offline" not in text  # no answer of the mock server
-
-
-def test_manual_mode_of_a_hosted_platform(run, http):
-    route(http, "manual", status(404, "url not found"))
-    exit_status, text = tour(run, "--mode", "manual")
-    assert exit_status == 1 and "engines that you host yourself" in text
+    exit_status, text = run(tour, chat=[called(WEATHER), said("x"), streamed("x")] * 2)
+    skipped = re.findall(r"^\(Skipped: this server has no (\S+)\. .*\)$", text, re.M)
+    assert exit_status == 0 and skipped == ["/completions", "/messages"]
 
 
 def test_the_tour_with_a_new_account(run, monkeypatch):
     """Against a server that allows three requests in any window, like Moonshot's in a minute."""
-    window, allowed, answer = 0.5, [], offline._Handler.do_POST
+    window, allowed, answer = 0.2, [], offline._Handler.do_POST
 
     def limited(handler):
         allowed[:] = [when for when in allowed if time.monotonic() - when < window]
         if len(allowed) == 3:
             handler.rfile.read(int(handler.headers.get("content-length", 0)))
-            handler.send_response(429)
-            handler.send_header("content-length", "0")
-            return handler.end_headers()
+            return handler.send_error(429)
         allowed.append(time.monotonic())
-        answer(handler)
+        return answer(handler)
 
-    for method in ("do_GET", "do_POST"):
-        monkeypatch.setattr(offline._Handler, method, limited)
-    monkeypatch.setattr(endpoint, "RATE_LIMIT_WAIT", window * endpoint.RATE_LIMIT_WAIT / 60)
+    monkeypatch.setattr(offline._Handler, "do_POST", limited)
+    monkeypatch.setattr(retries, "RATE_LIMIT_WAIT", window * retries.RATE_LIMIT_WAIT / 60)
     monkeypatch.setattr(time, "sleep", real_sleep)
     with offline.serve() as url:
-        exit_status, text = tour(run, models=(), url=url)
-    assert exit_status == 0 and "Tokyo: clear" in text
-    assert text.count("answered 429 (rate limit): waiting 0 s; retry 1 of 4.") >= 3
+        exit_status, text = run(tour, models=(), url=url)
+    assert exit_status == 0 and "Tokyo: " in text and text.count("answered 429 (rate limit)") > 2
 
 
-@pytest.mark.parametrize("case", [case for case in FAILURES if case not in OF_QUICK_TEST])
-def test_the_tour_fails_with_the_same_sentences(run, case):
-    chat, what, todo = FAILURES[case]
-    exit_status, text = tour(run, "--mode", "non-streaming", chat=chat)
-    assert exit_status == 1 and what in text and todo in text
-
-
-def test_a_404_in_lesson_1_is_no_missing_route(run, http):
-    exit_status, text = tour(run, chat=[status(404, "Not found the model x")])
-    assert exit_status == 1 and "Error: Model not found" in text and "Skipped" not in text
-
-
-def test_a_lesson_survives_odd_replies(run):
-    for hint, body in {"Unexpected TypeError": {"choices": None}, "page instead of JSON": "x"}.items():
-        exit_status, text = tour(run, chat=[httpx.Response(200, json=body)])
-        assert exit_status == 1 and "Error: " in text and hint in text
-
-
-def test_an_error_begins_on_a_line_of_its_own(run, monkeypatch):
-    both = on_one_terminal(monkeypatch)
-    cut = sse(delta(content="It is"))
-    tour(run, "--mode", "streaming", chat=[cut])
-    assert "\nIt is\nError: " in both.getvalue()
-
-
-# --- both --------------------------------------------------------------------------------------------
+REFUSED = ["--mode=x", "--nonsense", "--base-url=engine.test/v1", "--off", "--model="]
+REFUSED += [f"--extra-body={value}" for value in ("[1]", "{", "7", "", "null", "top_p=1")]
 
 
 @EACH_SCRIPT
-def test_no_key(run, script, http):
-    exit_status, text = run(script, key=None)
-    assert exit_status == 2
-    assert text.startswith("Please set your MOONSHOT_API_KEY environment variable\n")
-    assert not http.calls
-
-
-@EACH_SCRIPT
-def test_wrong_flags(run, script):
-    for flags in (["--mode", "x"], ["--nonsense"], ["--offline", "--base-url", URL], ["--off"]):
-        exit_status, text = run(script, *flags)
-        assert exit_status == 2 and "usage:" in text
-    exit_status, text = run(script, url="engine.test/v1", models=())
-    assert exit_status == 2 and "https://" in text
-
-
-@EACH_SCRIPT
-def test_help_shows_examples(run, script):
-    exit_status, text = run(script, "--help")
-    assert exit_status == 0
-    for flag in ("--offline", "--base-url", "--mode"):
-        assert text.count(f"python {script.__name__}.py") >= 3 and text.count(flag) >= 2
+@pytest.mark.parametrize("flag", REFUSED)
+def test_flags_that_both_refuse(run, http, script, flag):
+    exit_status, text = run(script, "--mode", "streaming", flag)
+    assert exit_status == 2 and flag.partition("=")[0] in text and not http.calls
+    assert run(script, "--offline", "--base-url", URL, key=None)[0] == 2
 
 
 @EACH_SCRIPT
@@ -508,92 +401,50 @@ def test_offline_ignores_the_settings_of_the_real_endpoint(run, script, monkeypa
     assert exit_status == 1 and "Error: Model not found" in text and MODEL in text
 
 
-@EACH_SCRIPT
-def test_ctrl_c(run, script, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(endpoint, "list_models", interrupt)
-    assert run(script)[0] == 130
-
-
-def program(project, script, *flags, warnings="error", **environment):
+def program(project, script, *flags, python=("-W", "error"), **environment):
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "SYSTEMROOT", "HOME", "TEMP")}
-    return subprocess.Popen(
-        [sys.executable, "-W", warnings, str(project / script), *flags],
-        cwd=project.parent,
-        env={**kept, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=20)
-    return process.returncode, out, err
+    command = [sys.executable, *python, str(project / script), *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=project.parent, env={**kept, **environment}, **pipes)
 
 
 def test_as_programs_from_another_folder(project):
-    """Started together, because each waits for Python and the SDK."""
-    tour_ = program(project, "kimi_k2_api_example.py", "--offline", PYTHONIOENCODING="ascii")
-    quick_ = program(project, "quick_test.py", "--offline", PYTHONIOENCODING="cp1252")
-    without = [program(project, script) for script in SCRIPTS]
-    exit_status, out, err = finish(tour_)
-    assert (exit_status, err) == (0, b"") and b"22 ?C" in out
-    exit_status, out, err = finish(quick_)
-    assert (exit_status, err) == (0, b"") and b"\nPASS in " in out
-    for process in without:
-        exit_status, out, err = finish(process)
-        assert exit_status == 2
-        assert b"Please set your MOONSHOT_API_KEY" in out + err and b"Traceback" not in out + err
+    place = b"Paris \xff?" if sys.platform != "win32" else "Paris?"  # no text
+    modes = ("--offline", "--mode", "all")
+    plain = {"python": ("-W", "error", "-OO"), "PYTHONIOENCODING": "ascii"}
+    code = "import sys, {0} as s; sys.exit(s.main([]) * 10 + ('openai' in sys.modules))"
+    start = partial(program, project)
+    started = [
+        (start(SCRIPTS[0], *modes, **plain), 0, b"\nPASS: 4 of 4 modes work."),
+        (start(SCRIPTS[1], *modes, **plain), 0, b"22 ?C"),
+        (start(SCRIPTS[1], "--offline", "--prompt", place), 0, b"Paris: cloudy"),
+        *[(start("", python=("-c", code.format(script[:-3])), PYTHONPATH=str(project)), 20,
+           b"Please set your MOONSHOT_API_KEY environment variable") for script in SCRIPTS],
+        *[(start(script, *flags, python=("-S",)), 2, b'Error: A package is missing: "No module')
+          for script in SCRIPTS for flags in ([], ["--offline"])],  # -S: nothing is installed
+    ]  # fmt: skip
+    for process, exit_status, shown in started:
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == exit_status and shown in out + err and b"Trace" not in err
+        assert exit_status or err == b""
 
 
-def test_without_a_key_the_sdk_is_not_imported(project):
-    code = "import sys, {0}; {0}.main([]); sys.exit('openai' in sys.modules or 'httpx' in sys.modules)"
+@POSIX
+def test_a_reader_that_leaves(project):
     for script in SCRIPTS:
-        command = [sys.executable, "-c", code.format(script.removesuffix(".py"))]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MOONSHOT_")}
-        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, check=False)
-        assert done.returncode == 0 and b"Please set" in done.stderr
+        with program(project, script, "--offline") as process:
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b"" and process.wait(20) == 1
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_before_anything_is_installed(project, script):
-    for flags in ([], ["--offline"]):
-        command = [sys.executable, "-S", str(project / script), *flags]  # -S: no site-packages
-        done = subprocess.run(command, capture_output=True, check=False)
-        text = (done.stdout + done.stderr).decode()
-        assert done.returncode == 2 and "Traceback" not in text
-        assert "Error: A package is missing: \"No module named" in text
-        assert "pip install -r requirements.txt" in text
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="arguments are always text on Windows")
-def test_a_prompt_that_is_not_text(project):
-    flags = [b"--offline", b"--prompt", b"Weather in \xff\xfe Paris"]
-    exit_status, out, err = finish(program(project, "kimi_k2_api_example.py", *flags))
-    assert exit_status == 0 and b"Paris: cloudy" in out and err == b""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes are another matter there")
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_reader_that_leaves(project, script):
-    process = program(project, script, "--offline")
-    process.stdout.readline()
-    process.stdout.close()
-    err = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(20) == 1 and err == b""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes are another matter there")
-def test_ctrl_c_for_real(project):
+@POSIX
+def test_ctrl_c(project):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        flags = ("--base-url", f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
-        settings = {"MOONSHOT_API_KEY": KEY, "warnings": "ignore"}  # of sockets, interrupted
-        process = program(project, "quick_test.py", *flags, **settings)
-        connection, _ = listener.accept()  # it waits for an answer that does not come
-        process.send_signal(signal.SIGINT)
-        exit_status, out, err = finish(process)
-        connection.close()
-    assert exit_status == 130 and err == b"" and out.startswith(b"config")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        for script in SCRIPTS:
+            process = program(project, script, f"--base-url={url}", python=(), MOONSHOT_API_KEY=KEY)
+            with listener.accept()[0]:  # it waits for an answer that does not come
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=20)
+            assert process.returncode == 130 and err == b"" and out.startswith(b"config")

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import tools
-from tools import TOOLS, json_object, run_tool
+from tools import TOOLS, run_tool
 from tools.calculator import CALCULATOR_TOOL, calculate
 from tools.errors import quote
+from tools.messages import json_object
 from tools.weather import CITIES, WEATHER_TOOL, get_weather
 
 
@@ -198,11 +199,11 @@ def test_run_tool_survives_what_a_tool_does():
 @pytest.mark.parametrize("arguments", ["", " ", None, "{}"])
 @pytest.mark.parametrize(
     "parameters",
-    [None, {}, {"type": "object"}, {"properties": None}, {"properties": {}, "required": None}],
+    [None, {}, {"type": "object"}, {"properties": {}, "required": None}],
 )
 def test_a_tool_without_parameters(parameters, arguments):
     assert run_mine(lambda: {"ok": 1}, arguments, parameters=parameters) == {"ok": 1}
-    assert "no parameter" in run_mine(lambda: {"ok": 1}, '{"x": 1}', parameters=parameters)["error"]
+    assert "error" in run_mine(lambda: {"ok": 1}, '{"x": 1}', parameters=parameters)
 
 
 def test_tools_that_the_caller_brings_are_the_only_ones():

@@ -5,35 +5,25 @@ below. Or pass your own: `run_tool` and `run_loop` take `tools=` and `functions=
 """
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from datetime import date, time
+from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
 
 from .calculator import CALCULATOR_TOOL, calculate
-from .kimi_format import function_name
+from .messages import Json, json_object
 from .weather import WEATHER_TOOL, get_weather
 
-Json = dict[str, Any]  # a JSON object
 TOOLS: list[Json] = [WEATHER_TOOL, CALCULATOR_TOOL]
 FUNCTIONS: dict[str, Callable[..., Any]] = {"get_weather": get_weather, "calculate": calculate}
 
-# The Python types of JSON Schema's types.
+# JSON Schema's type names, and the Python types that fit them.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str, "number": (int, float), "integer": int, "boolean": bool, "array": list,
     "object": dict, "null": type(None),
 }  # fmt: skip
-
-
-def json_object(arguments: Any) -> Json:
-    """The JSON object that a call's arguments hold, given as text or as a dict; {} if empty.
-
-    Anything else (broken JSON, a list, NaN) comes back as {"invalid_arguments": arguments}.
-    """
-    try:
-        value = json.loads(arguments) if isinstance(arguments, str) else arguments or {}
-        json.dumps(value, allow_nan=False)  # NaN, Infinity and 1e999 are not JSON
-    except (TypeError, ValueError, RecursionError):
-        value = None if str(arguments).strip() else {}
-    return value if isinstance(value, dict) else {"invalid_arguments": arguments}
 
 
 def run_tool(
@@ -42,43 +32,102 @@ def run_tool(
     """Run one tool call of the model and return the result.
 
     `name` and `arguments` (JSON text) are as the model wrote them; `tools` has the schemas,
-    `functions` the functions by name. Returns the function's result as a dict of JSON values. Never
-    raises: an unknown tool, broken JSON, a missing, unknown or mistyped parameter and an exception
-    in the function become {"error": "…"}, which tells the model what to change.
+    `functions` the functions by name, which may be async. Returns the function's result as a dict
+    of JSON values. Never raises: an unknown tool, broken JSON, a missing, unknown or mistyped
+    parameter and an exception in the function become {"error": "…"}, which tells the model what to
+    change. Only the top level of the schema is checked: nested values are the function's business.
     """
-    offered = [tool["function"] for tool in tools]
-    schemas = {schema["name"]: schema for schema in offered if schema["name"] in functions}
-    name = str(name) if str(name) in schemas else function_name(str(name))
-    if name not in schemas:
-        return {"error": f"There is no tool {name!r}. Available: {', '.join(schemas) or 'none'}."}
-    values = json_object(arguments)
-    if "invalid_arguments" in values:
-        return {"error": f"The arguments of {name} must be one JSON object. Write them again."}
     try:
+        schemas = {each: schema for each, schema in described(tools).items() if each in functions}
+        name = meant(str(name), schemas)
+        if name not in schemas:
+            offered = ", ".join(schemas) or "none"
+            return {"error": f"There is no tool {name!r}. Available: {offered}."}
+        values = json_object(arguments)
+        if "invalid_arguments" in values:
+            return {"error": f"The arguments of {name} must be one JSON object. Write them again."}
         problem = _problem(name, values, schemas[name].get("parameters") or {})
-        result = {"error": problem} if problem else functions[name](**values)
-        result = json.loads(json.dumps(result, default=str, allow_nan=False))
+        result = {"error": problem} if problem else _finished(functions[name](**values))
+        result = json.loads(json.dumps(result, default=_as_text, allow_nan=False))
     except Exception as error:
         return {"error": f"{name} failed: {type(error).__name__}: {error}"}
     return result if isinstance(result, dict) else {"result": result}
 
 
+def described(tools: Iterable[Any]) -> dict[str, Json]:
+    """The functions in `tools`, by name. Other tools, which a server runs itself, have none."""
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)]
+    return {each["name"]: each for each in functions if isinstance(each, dict) and "name" in each}
+
+
+def meant(name: str, offered: Iterable[str]) -> str:
+    """The offered tool that a name means, or the name itself if that is not exactly one.
+
+    Now and then, the model writes the id as the name (functions.calculate:0, functions_calculate_0,
+    functionscalculate0).
+    """
+    fits = [
+        each for each in offered
+        if re.fullmatch(rf"\s*(functions)?[._]?{re.escape(each)}(\s*[:._]?\s*\d+)?\s*", name)
+    ]  # fmt: skip
+    return fits[0] if len(fits) == 1 and name not in offered else name
+
+
 def _problem(name: str, arguments: Json, parameters: Json) -> str | None:
-    """What is wrong with `arguments` by the schema, as a sentence for the model, or None."""
-    properties = parameters.get("properties") or {}
-    for key in parameters.get("required") or []:
+    """What is wrong with `arguments` by the schema, as a sentence for the model, or None. What can
+    be understood is put right: a null that means "left out", and 5.0 for 5."""
+    properties, required = parameters.get("properties") or {}, parameters.get("required") or []
+    is_open = "properties" not in parameters or parameters.get("additionalProperties")
+    for key in required:
         if key not in arguments:
             return f"{name} needs the parameter {key!r}."
-    for key, value in arguments.items():
-        if key not in properties:
-            return f"{name} has no parameter {key!r}. It takes: {', '.join(properties) or 'none'}."
-        types, choices = properties[key].get("type") or list(_TYPES), properties[key].get("enum")
-        types = types if isinstance(types, list) else [types]
-        # To Python, True is an int; to JSON Schema it is not.
-        fits = [isinstance(value, _TYPES.get(each, object)) for each in types]
-        if not any(fits) or (isinstance(value, bool) and "boolean" not in types):
+    for key, value in list(arguments.items()):
+        if key not in properties and not is_open:
+            known = ", ".join(properties) or "none"
+            return f"{name} has no parameter {key!r}. It takes: {known}."
+        schema = properties.get(key)
+        schema = schema if isinstance(schema, dict) else {}  # `true` allows anything
+        types, choices = schema.get("type") or list(_TYPES), schema.get("enum") or []
+        types = [types] if isinstance(types, str) else types
+        if isinstance(value, float) and value.is_integer() and "number" not in types:
+            value = arguments[key] = int(value)
+        fits = any(_is_of_type(value, each) for each in types)
+        if value is None and key not in required and not (fits and None in (choices or [None])):
+            del arguments[key]
+        elif not fits:
             return f"The parameter {key!r} of {name} must be of type {' or '.join(types)}."
-        if choices and value not in choices:
+        elif choices and value not in choices:
             known = ", ".join(map(str, choices))
             return f"The parameter {key!r} of {name} must be one of: {known}."
     return None
+
+
+def _is_of_type(value: Any, name: str) -> bool:
+    if isinstance(value, bool) and name in ("integer", "number"):
+        return False  # to Python, True is an int; to JSON Schema it is not
+    return isinstance(value, _TYPES.get(name, object))
+
+
+def _finished(result: Any) -> Any:
+    """The result of a function; if it is async, wait for it."""
+    if not hasattr(result, "__await__"):
+        return result
+    import asyncio  # it takes a while, and few tools need it
+    from concurrent.futures import ThreadPoolExecutor
+
+    async def wait() -> Any:
+        return await result
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    with ThreadPoolExecutor(1) as pool:  # in a notebook, this thread's loop is already running
+        return pool.submit(asyncio.run, wait()).result()
+
+
+def _as_text(value: Any) -> str:
+    """What JSON has no type for, if its text says it."""
+    if isinstance(value, (date, time, Decimal, PurePath)):
+        return str(value)
+    raise TypeError(f"the tool returned a {type(value).__name__}, which is not JSON")

@@ -1,12 +1,13 @@
 """Translates conversations in OpenAI form to Anthropic's `/v1/messages`, and replies back.
 
-Not supported: images, streaming, and the signatures of thinking by Anthropic's own models.
+Not supported: images and streaming.
 """
 
 import json
+from typing import Any
 
-from . import Json, json_object
 from .errors import SettingError
+from .messages import Json, json_object, text_of
 
 # real_temperature = request_temperature * 0.6, says the README of github.com/moonshotai/Kimi-K2;
 # request_temperature goes up to 1.0.
@@ -16,23 +17,23 @@ TEMPERATURE_FACTOR = 0.6
 def request_temperature(real: float) -> float:
     """The `temperature` to send for an effective one of 0 to 0.6; SettingError outside of that."""
     if not 0 <= real <= TEMPERATURE_FACTOR:
-        what = "Error: The Anthropic-compatible endpoint supports temperatures from 0 to 0.6"
-        raise SettingError(f"{what}, not {real}.\nLower --temperature, or use another --mode.")
+        what = "The Anthropic-compatible endpoint supports temperatures from 0 to 0.6"
+        raise SettingError(f"{what}, not {real}", "Lower the temperature, or use another mode.")
     return real / TEMPERATURE_FACTOR
 
 
 def _blocks(message: Json) -> list[Json]:
     """The content blocks of one message; without empty texts, which the endpoint rejects."""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [{"text": content}]
-    texts = [text for part in parts if (text := part.get("text") or "").strip()]
+    text = text_of(message.get("content"))
     if message["role"] == "tool":
-        result = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
-        failed = {"is_error": True} if json_object("".join(texts)).get("error") else {}
-        return [{**result, "content": "".join(texts), **failed}]
-    blocks: list[Json] = [{"type": "text", "text": text} for text in texts]
-    if message.get("reasoning_content"):
-        blocks.insert(0, {"type": "thinking", "thinking": message["reasoning_content"]})
+        result = {"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": text}
+        return [{**result, "is_error": True} if json_object(text).get("error") else result]
+    blocks: list[Json] = list(message.get("thinking_blocks") or [])
+    thought = message.get("reasoning_content") or ""
+    if thought.strip() and not blocks:
+        blocks.append({"type": "thinking", "thinking": thought})
+    if text.strip():
+        blocks.append({"type": "text", "text": text})
     for call in message.get("tool_calls") or []:
         name, arguments = call["function"]["name"], json_object(call["function"]["arguments"])
         blocks.append({"type": "tool_use", "id": call["id"], "name": name, "input": arguments})
@@ -41,55 +42,57 @@ def _blocks(message: Json) -> list[Json]:
 
 def to_request(
     messages: list[Json], tools: list[Json] | None, model: str = "moonshotai/Kimi-K2-Instruct",
-    max_tokens: int = 4096, temperature: float | None = None,
+    max_tokens: int = 16_000, temperature: float | None = None,
 ) -> Json:  # fmt: skip
     """The body of `POST /v1/messages` for a conversation and tools in OpenAI form.
 
     `max_tokens` limits the output; `temperature` is the effective one, 0 to 0.6 (else a
-    SettingError). The results of one message's calls become one user message, in their order.
+    SettingError). The results of one message's calls become one user message. A tool that is not in
+    OpenAI form goes as it is.
     """
     system: list[str] = []
     turns: list[Json] = []
-    order: dict[str, int] = {}  # id of a call: its number
     for message in messages:
         blocks = _blocks(message)
         if message["role"] in ("system", "developer"):
             system += [block["text"] for block in blocks]
             continue
         role = "assistant" if message["role"] == "assistant" else "user"
-        for call in message.get("tool_calls") or []:
-            order.setdefault(call["id"], len(order))
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
         elif blocks:
             turns.append({"role": role, "content": blocks})
-    for turn in turns:
-        if turn["role"] == "user":  # results first, in the order of their calls, then texts
-            turn["content"].sort(key=lambda b: order.get(b.get("tool_use_id"), len(order)))
     request: Json = {"model": model, "max_tokens": max_tokens, "messages": turns}
     if system:
         request["system"] = "\n\n".join(system)
     if tools:
-        request["tools"] = [
-            {"name": function["name"], "description": function.get("description", ""),
-             "input_schema": function.get("parameters") or {"type": "object"}}
-            for function in (tool["function"] for tool in tools)
-        ]  # fmt: skip
+        request["tools"] = [_tool(tool) for tool in tools]
         request["tool_choice"] = {"type": "auto"}
     if temperature is not None:
         request["temperature"] = request_temperature(temperature)
     return request
 
 
+def _tool(tool: Json) -> Json:
+    function = tool.get("function")
+    if not function:
+        return tool
+    schema = function.get("parameters") or {"type": "object"}
+    description = function.get("description", "")
+    return {"name": function["name"], "description": description, "input_schema": schema}
+
+
 def to_message(response: Json) -> Json:
     """The reply of `/v1/messages` as an assistant message in OpenAI form: its blocks of text, of
-    thinking and of tool use. Blocks of other types are left out."""
+    thinking and of tool use. The thinking is also kept as it came, to go back with its signature.
+    Blocks of other types are left out."""
     blocks = response.get("content") or []
     texts = [block.get("text") or "" for block in blocks if block["type"] == "text"]
-    thoughts = [block["thinking"] for block in blocks if block["type"] == "thinking"]
+    thinking = [block for block in blocks if block["type"] in ("thinking", "redacted_thinking")]
     message: Json = {"role": "assistant", "content": "".join(texts)}
-    if thoughts:
-        message["reasoning_content"] = "".join(thoughts)
+    if thinking:
+        thoughts = [block.get("thinking") or "" for block in thinking]
+        message |= {"reasoning_content": "".join(thoughts), "thinking_blocks": thinking}
     for block in blocks:
         if block["type"] == "tool_use":
             # Now and then, `input` is a string of JSON instead of an object.
@@ -98,3 +101,16 @@ def to_message(response: Json) -> Json:
             call = {"id": block["id"], "type": "function", "function": function}
             message.setdefault("tool_calls", []).append(call)
     return message
+
+
+def to_completion(response: Any) -> Any:
+    """The reply of `/v1/messages` as a chat completion; what is no such reply, as it is."""
+    if not isinstance(response, dict) or "content" not in response:
+        return response
+    usage = response.get("usage")
+    if isinstance(usage, dict):
+        sent, made = usage.get("input_tokens"), usage.get("output_tokens")
+        total = sent + made if isinstance(sent, int) and isinstance(made, int) else None
+        usage = {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": total}
+    choice = {"message": to_message(response), "finish_reason": response.get("stop_reason")}
+    return {"choices": [choice], "usage": usage}

@@ -129,7 +129,7 @@ def _value(node: ast.AST, text: str) -> Fraction | float:
     value: Any
     match node:
         case ast.Constant() if type(node.value) in (int, float):
-            value = _literal(text[node.col_offset : node.end_col_offset], node.value)
+            value = _literal(text[node.col_offset : node.end_col_offset])
         case ast.Name() if node.id in _CONSTANTS:
             value = _CONSTANTS[node.id]
         case ast.BinOp() if type(node.op) in _OPERATORS:
@@ -158,9 +158,9 @@ def _value(node: ast.AST, text: str) -> Fraction | float:
     return float(value) if value.denominator >= 10**MAX_DIGITS else value
 
 
-def _literal(written: str, value: int | float) -> Fraction | float:
-    """A number as it was written; as a float if it is too long, like 1e305 or 1e-999999999."""
-    exponent = int(written.lower().partition("e")[2] or 0)
-    if isinstance(value, float) and (abs(exponent) > MAX_DIGITS or value >= 10.0**MAX_DIGITS):
-        return value
+def _literal(written: str) -> Fraction | float:
+    """A number as it was written; as a float if it is very long, like 1e305 or 1e-999999999."""
+    exponent = written.lower().partition("e")[2]
+    if abs(int(exponent or 0)) > MAX_DIGITS or exponent and float(written) >= 1e300:
+        return float(written)
     return Fraction(written.replace("_", ""))

@@ -1,4 +1,4 @@
-"""Which endpoint, key and model to use: settings, client, retries and choice of a model.
+"""Which endpoint, key and model to use: settings, client and choice of a model.
 
 A setting comes from a flag, else the environment, else `.env` beside the scripts, else a default.
 """
@@ -6,48 +6,52 @@ A setting comes from a flag, else the environment, else `.env` beside the script
 import os
 import re
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
-from .errors import NO_BALANCE, KimiError, SettingError, hide
+from .errors import KimiError, MissingKeyError, SettingError, quote
 
 if TYPE_CHECKING:  # at run time this import would take half a second
     from openai import OpenAI
 
 DEFAULT_BASE_URL = "https://api.moonshot.ai/v1"
 DEFAULT_MODEL = "moonshotai/Kimi-K2-Instruct"
-RETRIES = 4
-RATE_LIMIT_WAIT = 22.0  # seconds; four of these outlast a limit per minute
-LONGEST_WAIT = 60.0  # seconds: the longest wait that every version of the SDK accepts
-PATIENCE = 45.0  # seconds: after that, a request without a reply is not sent again
 ENV_FILE = Path(__file__).parents[1] / ".env"
-PLACEHOLDER = "your_api_key_here"
-NO_KEY = """\
-Please set your MOONSHOT_API_KEY environment variable
-Get a key at https://platform.moonshot.ai (in China https://platform.moonshot.cn), then
+PLACEHOLDERS = ("your_api_key_here", "sk-...")
+NO_KEY = "Please set your MOONSHOT_API_KEY environment variable"
+HOW_TO_SET_IT = """\
+Get a key at https://platform.moonshot.ai (a new one works after a top-up of 1 dollar) or, in China,
+at https://platform.moonshot.cn, then
   bash, zsh:   export MOONSHOT_API_KEY=sk-...
   PowerShell:  $env:MOONSHOT_API_KEY = "sk-..."
   or a file:   copy .env.example to .env and put the key there
 Without a key: use --offline, or for your own program python -m tools.offline."""
 
-# https://USER:PASSWORD@HOST:PORT/PATH in two groups, without user and password.
-_URL = re.compile(
-    r"(https?://)(?:[^/\s]*@)?((?:\[[\da-f:.]+\]|[^/:?#\[\]\s]+)(?::\d{1,5})?(?:/\S*)?)", re.I
-)
-_LOCAL_HTTP = re.compile(r"http://(localhost|127(\.\d+){3}|0\.0\.0\.0|\[::1\])(:\d+)?(/|$)", re.I)
-
 
 class Settings(NamedTuple):
-    """Where to call. `named` tells whether the user chose the model; else it is the default."""
+    """Where to call, and with which key. Its repr hides the key."""
 
     api_key: str
-    key_source: str
     base_url: str = DEFAULT_BASE_URL
     model: str = DEFAULT_MODEL
-    named: bool = False
+    key_source: str = "the program"
+    named: bool = False  # the user chose the model (false: it is the default)
+
+    def __repr__(self) -> str:
+        return f"Settings(base_url={self.base_url!r}, model={self.model!r}, named={self.named})"
+
+
+def connect() -> "tuple[OpenAI, str]":
+    """A client and the id of a model for your program, by MOONSHOT_API_KEY, MOONSHOT_BASE_URL and
+    MOONSHOT_MODEL or .env. KimiError or an openai.OpenAIError says what is missing."""
+    settings = read_settings()
+    client = make_client(settings)
+    model, remark = choose_model(settings, list_models(client))
+    if remark:
+        print(f"model {model} {remark}", file=sys.stderr)
+    return client, model
 
 
 def read_settings(base_url: str | None = None, model: str | None = None) -> Settings:
@@ -57,97 +61,82 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
     try:
         file = dotenv_values(ENV_FILE, encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
-        raise SettingError(f"Error: .env cannot be read ({error}).\nSave it as UTF-8.") from error
+        raise SettingError(f".env cannot be read ({error})", "Save it as UTF-8.") from error
 
     def pick(name: str, flag: str | None, default: str) -> tuple[str, str]:
+        """The value, and where it is from."""
+        around = " \t\r\n\"'"  # quotes, too: some shells keep them
         if flag is not None:
-            return flag.strip().strip("\"'"), "a flag"
+            return flag.strip(around), "a flag"
         for source, value in (("the environment", os.environ.get(name)), (".env", file.get(name))):
-            value = (value or "").strip().strip("\"'").strip()
-            if value and value != PLACEHOLDER:
+            value = (value or "").strip(around)
+            if value and value not in PLACEHOLDERS:
                 return value, source
         return default, "the default"
 
     key, key_source = pick("MOONSHOT_API_KEY", None, "")
     if not key:
-        raise SettingError(NO_KEY)
+        raise MissingKeyError(NO_KEY, HOW_TO_SET_IT)
     if not re.fullmatch("[!-~]+", key):
-        what = f"Error: The key from {key_source} has a character that cannot be in a key."
-        raise SettingError(f"{what}\nCopy it again, without spaces, quotes or accents.")
-    hide(key)
+        what = f"The key from {key_source} contains a character that no key has"
+        raise SettingError(what, "Copy it again, without spaces, quotes or accents.")
     url, source = pick("MOONSHOT_BASE_URL", base_url, DEFAULT_BASE_URL)
-    parts = _URL.fullmatch(url)
-    if not parts:  # not quoted: it could be the key, put in the wrong place
-        what = f"Error: The base URL from {source} is not a complete address."
-        raise SettingError(f"{what}\nWrite it with https:// or http://, like {DEFAULT_BASE_URL}")
-    url = parts[1] + parts[2]  # HTTPX would send a user name in place of the key
-    if parts[1].lower() == "http://" and not _LOCAL_HTTP.match(url):
+    if not _is_address(url):  # not quoted: it could be the key, put in the wrong place
+        name = "--base-url" if source == "a flag" else f"MOONSHOT_BASE_URL from {source}"
+        advice = f"Write it with https:// or http:// and without a user name: {DEFAULT_BASE_URL}"
+        raise SettingError(f"{name} is not a complete address", advice)
+    if urlsplit(url).scheme == "http" and not _is_local(url):
         print("Warning: with http:// the key travels unencrypted. Use https://.", file=sys.stderr)
     model, source = pick("MOONSHOT_MODEL", model, DEFAULT_MODEL)
     if not model:
-        raise SettingError("Error: The model from a flag is empty.\nName one, or leave it out.")
-    return Settings(key, key_source, url, model, named=source != "the default")
+        raise SettingError("--model is empty", "Name a model, or leave it out.")
+    return Settings(key, url, model, key_source, named=source != "the default")
 
 
-def retry_hooks() -> dict[str, list[Callable[[Any], None]]]:
-    """Event hooks for the SDK's HTTP client. They print a line to stderr for each retry; after a
-    429 they make the SDK wait until the minute is over, because Moonshot does not say how long to
-    wait, and the SDK alone would give up after seven seconds."""
-    current = threading.local()  # the request of each thread
-
-    def on_request(request: Any) -> None:
-        retry = int(request.headers.get("x-stainless-retry-count", 0))
-        if not retry:
-            current.announced = 0
-        if retry == current.announced:  # a new request, a redirect, or the last one was answered
-            current.since = time.monotonic()
-        else:  # a timeout, or a lost connection
-            if time.monotonic() - current.since > PATIENCE:
-                from openai import APITimeoutError
-
-                raise APITimeoutError(request=request)
-            announce(f"No complete reply from {request.url.netloc.decode()}", retry)
-
-    def on_response(response: Any) -> None:
-        status, headers = response.status_code, response.headers
-        if status not in (408, 409, 429) and status < 500:
-            return  # the SDK does not retry
-        seconds = re.fullmatch(r"\d+(\.\d*)?", headers.get("retry-after", ""))  # not a date
-        asked = float(seconds[0]) if seconds else 0.0
-        no_balance = status == 429 and re.search(NO_BALANCE.encode(), response.read())
-        if no_balance or asked > 2 * LONGEST_WAIT:
-            headers["x-should-retry"] = "false"
-        wait = min(asked, LONGEST_WAIT) if asked else RATE_LIMIT_WAIT * (status == 429)
-        what = f"{response.request.url.netloc.decode()} answered {status}"
-        what += " (rate limit)" if status == 429 else ""
-        if wait:
-            headers["retry-after-ms"] = str(wait * 1000)  # the SDK looks for this one first
-            what += f": waiting {wait:.0f} s"
-        retry = int(response.request.headers.get("x-stainless-retry-count", 0)) + 1
-        if headers.get("x-should-retry") != "false" and retry <= RETRIES:
-            announce(what, retry)
-
-    def announce(what: str, retry: int) -> None:
-        print(f"{what}; retry {retry} of {RETRIES}.", file=sys.stderr)
-        current.announced = retry
-
-    return {"request": [on_request], "response": [on_response]}
-
-
-def make_client(settings: Settings) -> "OpenAI":
-    """The SDK's client: waits ten minutes for a reply, waits out rate limits, announces retries."""
-    from openai import DefaultHttpxClient, OpenAI, Timeout
-
-    hide(settings.api_key)
-    proxies = not _LOCAL_HTTP.match(settings.base_url)  # a proxy could not reach this machine
+def _is_address(url: str) -> bool:
+    """Whether it can be a base URL. A user name in it would be sent in place of the key."""
     try:
-        http_client = DefaultHttpxClient(event_hooks=retry_hooks(), trust_env=proxies)
+        parts = urlsplit(url)
+        usable = parts.hostname and parts.port != 0  # ValueError if the port is not a number
+    except ValueError:
+        return False
+    return bool(usable) and parts.scheme in ("http", "https") and not re.search(r"\s|//.*@", url)
+
+
+def _is_local(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "0.0.0.0", "::1") or bool(re.fullmatch(r"127(\.\d+){3}", host))
+
+
+def make_client(settings: Settings, on_retry: Callable[[str], object] | None = None) -> "OpenAI":
+    """The SDK's client: waits ten minutes for a reply, waits out rate limits, announces retries on
+    stderr, or to `on_retry(notice)`. SettingError if a certificate's or proxy's variable is wrong.
+    """
+    from openai import OpenAI, Timeout
+
+    from .retries import PatientClient
+
+    # No proxy could reach this machine.
+    proxies = urlsplit(settings.base_url).scheme == "https" or not _is_local(settings.base_url)
+    try:
+        http_client: Any = PatientClient(trust_env=proxies)
     except OSError as error:
-        what = f"Error: SSL_CERT_FILE={os.environ.get('SSL_CERT_FILE')} cannot be read ({error})."
-        raise SettingError(f"{what}\nCorrect the path, or unset SSL_CERT_FILE.") from error
+        name = "SSLKEYLOGFILE" if error.filename else "SSL_CERT_FILE"
+        what = f"{name}={os.environ.get(name)} cannot be read ({error})"
+        raise SettingError(what, f"Correct the path, or unset {name}.") from error
+    except Exception as error:  # an address that HTTPX cannot use, or no package for it
+        if "socks" in str(error).lower():
+            what = "ALL_PROXY or another variable names a SOCKS proxy, which needs another package"
+            how = "Run python -m pip install socksio (with socks5:// in ALL_PROXY), or unset it."
+        else:
+            what = f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY is not valid{quote(error)}"
+            how = "Correct the variable, or unset it."
+        raise SettingError(what, how) from error
+    if on_retry:
+        http_client.on_retry = on_retry
     return OpenAI(
         api_key=settings.api_key, base_url=settings.base_url, http_client=http_client,
-        timeout=Timeout(600, connect=10), max_retries=RETRIES,
+        timeout=Timeout(600, connect=10), max_retries=0,  # PatientClient tries again
     )  # fmt: skip
 
 
@@ -175,17 +164,20 @@ def choose_model(settings: Settings, served: list[dict[str, Any]] | None) -> tup
     default is replaced by the closest one. Without a list, either is used unchecked.
     """
 
-    def closeness(model: dict[str, Any]) -> tuple[bool, bool, bool, float]:
+    def closeness(model: dict[str, Any]) -> tuple[bool, bool, bool, int, float, str]:
         name, created = model["id"].lower(), model.get("created")
-        same = name.split("/")[-1] == settings.model.split("/")[-1].lower()
+        short = name.split("/")[-1]
+        same = short == settings.model.split("/")[-1].lower()
         newness = created if isinstance(created, (int, float)) else 0
-        return same, "kimi-k2" in name, "kimi" in name, newness
+        # The shortest: variants such as -code, -highspeed or :free are longer.
+        return same, "kimi-k2" in name, "kimi" in name, -len(short), newness, model["id"]
 
     if not served or any(model["id"] == settings.model for model in served):
         return settings.model, ""
     closest = max(served, key=closeness)
     if not settings.named and (len(served) == 1 or any(closeness(closest)[:3])):
-        return closest["id"], f"replaces {settings.model}; choose with --model or MOONSHOT_MODEL"
+        how = "--model or MOONSHOT_MODEL chooses another"
+        return closest["id"], f"({settings.model} is not served here; {how})"
     ids = ", ".join(sorted(model["id"] for model in served)[:40])
-    what = f"Error: Model not found: {settings.model} is not served here. Served: {ids}"
-    raise KimiError(f"{what}\nSet one with --model or MOONSHOT_MODEL=...")
+    what = f"Model not found: {settings.model} is not served here. Served: {ids}"
+    raise KimiError(what, "Choose one of them with --model or MOONSHOT_MODEL=...")

@@ -1,130 +1,176 @@
 """Readable error messages: what happened, then what to do.
 
-The facts about Moonshot's platform are from platform.moonshot.ai/docs, the rest from the engines.
+The facts about Moonshot's platform are from platform.kimi.ai/docs, the rest from the engines.
 """
 
 import re
 from typing import Any
 
-# Words that mean the account has no credit left, so that waiting does not help.
+# Words that mean that the account has no credit left, or that a limit per day is reached: in both
+# cases, waiting for some minutes does not help.
 NO_BALANCE = r"current_quota|insufficient_quota|\bbalance\b"
+PER_DAY = r"\b[tr]pd\b|per.day|daily"
+NEXT_CYCLE = "refreshed in the next cycle"
+PAGE = (
+    "The endpoint answered with a page instead of JSON (a proxy? a login page?)",
+    "Check the base URL: most end in /v1.",
+)
 
 
 class KimiError(Exception):
-    """An error whose text is for the user."""
+    """An error for the user to read: `what` happened, and an `advice` what to do about it."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(what, advice)
+        self.what, self.advice = what, advice
+
+    def __str__(self) -> str:
+        return f"Error: {self.what}.\n{self.advice}"
 
 
 class SettingError(KimiError):
     """A missing or wrong setting, so that nothing can be sent."""
 
 
-COULD_NOT_START = (SettingError, ImportError)  # a script ends with exit status 2
-_keys: set[str] = set()
+class MissingKeyError(SettingError):
+    """There is no key: not an error yet, but something to do."""
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.advice}"
 
 
-def hide(key: str) -> None:
-    """Let `mask` replace this key, unless it is short: then it is only a word like "none"."""
-    if len(key) > 8:
-        _keys.add(key)
+def explain(error: BaseException) -> str:
+    """The message for an exception: what happened, then what to do. It never contains the key."""
+    return mask(str(error if isinstance(error, KimiError) else understood(error)))
 
 
-def mask(text: str) -> str:
-    """`text` with "sk-..." in place of every key in use, and of what looks like a key."""
-    for key in _keys:
+def understood(error: BaseException) -> KimiError:
+    """Any exception as a KimiError."""
+    if isinstance(error, KimiError):
+        return error
+    # Other exceptions may have a `status_code` or a `request` that mean something else.
+    from_client = type(error).__module__.partition(".")[0] in ("openai", "httpx", "httpx2")
+    known = vars(error) if from_client else {}
+    request, status = known.get("request") or known.get("_request"), known.get("status_code")
+    host, path, key = "the endpoint", "", ""
+    if request is not None:
+        host, path = request.url.netloc.decode(), request.url.path
+        key = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if status:
+        return about_body(known.get("body"), status, host, path, key)
+    said = quote(known.get("body") or error.__cause__ or error, key)
+    what, advice = _about_exception(error, said.lower(), host, path)
+    # Leave out what means something only to a programmer.
+    said = re.sub(r"\[SSL: \w+\] | \(_ssl\.c:\d+\)|: \"(Expecting value|'str' object).*", "", said)
+    return KimiError(what + said, advice)
+
+
+def mask(text: str, key: str = "") -> str:
+    """`text` with "sk-..." in place of `key`, and of whatever looks like a key."""
+    if len(key) > 8:  # else it is only a word like "none", for an engine that needs no key
         text = text.replace(key, "sk-...")
-    return re.sub(r"\bsk-[\w-]{16,}", "sk-...", text)
+    return re.sub(r"\bsk-[\w*-]{6,}", "sk-...", text)
 
 
-def quote(words: Any) -> str:
-    """A server's message as `: "…"`, in one line, masked and cut; "" if it is none, or a page."""
-    if isinstance(words, dict):
-        words = words.get("message") or words.get("detail") or words.get("error") or words
+def quote(words: Any, key: str = "") -> str:
+    """A server's message as `: "…"`, in one line, masked and cut; "" if there is no message, or it
+    is an HTML page."""
+    while isinstance(words, dict):
+        names = [name for name in ("message", "detail", "msg", "error") if words.get(name)]
+        words = words[names[0]] if names else str(words)
     text = "".join(filter(str.isprintable, " ".join(str(words or "").split())))
-    # Mask also parts of a key, and before the text is cut.
-    parts = [re.escape(key[i : i + 6]) for key in _keys for i in range(len(key) - 5)]
-    text = re.sub("|".join([r"\bsk-[^\s\"']{5,}", *parts]), "sk-...", mask(text))
+    text = mask(text, key)
     if not text or re.search(r"<(!doctype|html|body)", text, re.I):
         return ""
     return f': "{text[:300]}…"' if len(text) > 300 else f': "{text}"'
 
 
-_KEY_REFUSED = "The endpoint did not accept the key"
-_NETWORK = "Check the base URL, the network and any proxy."
-
-# (what to look for, what happened, what to do): the first row that fits is taken. The pattern is
-# matched with a line "STATUS ADDRESS TYPE CODE WORDS KEY", where KEY is the beginning of the key;
-# if no endpoint answered, the classes of the exception and of its cause stand for STATUS.
-_TABLE = (
-    (r"\S*ImportError.*socks|\S*ValueError.*proxy.*socks",
-     "ALL_PROXY or another variable names a SOCKS proxy, which needs another package",
-     "Run python -m pip install socksio (with socks5:// in ALL_PROXY), or unset ALL_PROXY."),
-    (r"\S*ImportError", "A package is missing",
-     "Install what is needed: python -m pip install -r requirements.txt"),
-    (r"\S*InvalidURL|\S*ValueError.*proxy", "An address is not valid",
-     "Check the base URL, HTTP_PROXY, HTTPS_PROXY and ALL_PROXY."),
-    (r"\S*JSONDecodeError|\S*AttributeError\S* .*'str' object has no attribute 'choices'",
-     "The endpoint answered with a page instead of JSON (a proxy? a login page?)",
-     "Check the base URL: most end in /v1."),
-    (r"\S*ConnectTimeout|\S*Timeout\S* \S*/models ", "No reply from {host} in time", _NETWORK),
-    (r"\S*Timeout", "No reply from {host} in time",
-     "Try --mode streaming, where a long reply arrives piece by piece, or try again later."),
-    (r"\S*APIConnectionError.*CERTIFICATE_VERIFY_FAILED", "The certificate of {host} was refused",
-     "Check the base URL. Behind a company's proxy, set SSL_CERT_FILE to its root certificate."),
-    (r"\S*(RemoteProtocolError|ReadError)",
-     "The connection to {host} was lost, so the reply or stream was cut",
-     "Check the base URL and the network. If they are right, run it again."),
-    (r"\S*(APIConnectionError|TransportError)", "The connection to {host} failed", _NETWORK),
-    ("(401 (?!api.kimi.com)|400 .*no_db_connection).* sk-kimi-",
-     "The endpoint did not accept the key, which belongs to a Kimi Code membership",
-     "It works only at https://api.kimi.com/coding/v1 (model kimi-for-coding). "
-     "For a platform key,\ngo to https://platform.moonshot.ai"),
-    ("401 api.moonshot.(ai|cn)", _KEY_REFUSED,
-     "Check MOONSHOT_API_KEY. A key of platform.moonshot.{other}, whose keys are separate, needs\n"
-     "MOONSHOT_BASE_URL=https://api.moonshot.{other}/v1"),
-    ("401 |400 .*no_db_connection", _KEY_REFUSED, "Check MOONSHOT_API_KEY and the base URL."),
-    (f"402 |(403|429) .*({NO_BALANCE})|403 .*quota", "The account has no balance left",
-     "Top up the account; waiting will not help."),
-    ("403 ", "The key has no access to this", "Check the account, or choose another --model."),
-    (r"404 (api.moonshot.(ai|cn)/v1/completions|\S+(?<!/chat)/completions (?!.*model))",
-     "This endpoint has no /completions: manual mode is for engines that you host yourself",
-     "Choose another --mode, or run vLLM, SGLang or llama.cpp."),
-    (r"404 \S+ .*model", "Model not found",
-     "Set one that is served, with --model or MOONSHOT_MODEL=..."),
-    (r"404 \S+/messages", "This endpoint has no route /messages", "Choose another --mode."),
-    ("404 ", "Nothing is served there", "Check the base URL (most end in /v1) and the model."),
-    ("429 (?!.*overloaded)", "The rate limit is reached",
-     "Wait a minute. A new account (Tier 0) may send 3 requests a minute, one at a time."),
-    ("400 .*(content_filter|high risk)", "The content filter refused the request", "Rephrase it."),
-    (r"5\d\d |429 ", "The endpoint sent an error", "Wait, and try again later."),
-    (r"\d", "The endpoint sent an error", "Change what it names."),
-    (r"\S*APIError", "The endpoint broke off the reply", "Try again later."),
-    ("", "Unexpected {name}",
-     "The reply may have an unusual form; quick_test.py may show it. --offline tests the package."),
-)  # fmt: skip
-
-
-def explain(error: BaseException) -> str:
-    """The message for an exception: what happened, then what to do. It never contains the key."""
-    if isinstance(error, KimiError):
-        return mask(str(error))
-    # The SDK's exceptions have these attributes (HTTPX's begin with "_"), others have none.
-    known = vars(error)
-    request = known.get("request") or known.get("_request")
-    host, address, key = "the endpoint", "-", ""
-    if request is not None:
-        host = request.url.netloc.decode()  # with the port, if it is an unusual one
-        address = host + request.url.path
-        key = request.headers.get("authorization", "").removeprefix("Bearer ")
-        hide(key)
-    status = known.get("status_code")
-    classes = [each.__name__ for e in (error, error.__cause__) for each in type(e).__mro__]
-    said = quote(known.get("body") or ("" if status else error.__cause__ or error))
-    begin, kind = status or ".".join(classes), f"{known.get('type')} {known.get('code')}"
-    line = f"{begin} {address} {kind} {said} {key[:8]}"
-    what, advice = next(row[1:] for row in _TABLE if re.match(row[0], line, re.I))
-    where = f" ({status} from {address})" if status else ""
-    # Leave out what means something only to a programmer.
-    said = re.sub(r"\[SSL: \w+\] | \(_ssl\.c:\d+\)|: \"(Expecting value|'str' object).*", "", said)
+def about_body(
+    body: Any, status: int = 200, host: str = "", path: str = "", key: str = ""
+) -> KimiError:
+    """A KimiError for the body of an error. Under status 200, it may name another status."""
+    said = quote(body, key)
+    words = str(body).lower() if said else ""  # with type and code; a page says nothing
+    where = f" ({status} from {host}{path})" if status != 200 else ""
+    if status == 200 and isinstance(body, dict) and isinstance(body.get("code"), int):
+        status = body["code"]
+    refused = status == 401 or "no_db_connection" in words
+    on_kimi_code = host in ("api.kimi.com", "api.kimi.ai")
+    on_moonshot = host in ("api.moonshot.ai", "api.moonshot.cn")
     other = "cn" if host.endswith(".ai") else "ai"
-    text = f"Error: {what}{{said}}.\n{advice}"
-    return mask(text.format(host=host, name=classes[0], other=other, said=where + said))
+    is_manual = path.endswith("/completions") and not path.endswith("/chat/completions")
+    about_model = re.search("model|provider|endpoints|function", words)
+    paid = status in (403, 429) and re.search(f"{NO_BALANCE}|your quota", words)
+    refusal = "The endpoint did not accept the key"
+    what, advice = next(row[1:] for row in (
+        (refused and on_kimi_code, refusal,
+         "Check MOONSHOT_API_KEY: api.kimi.com and api.kimi.ai have separate keys.\n"
+         "Here 401 can also mean an unknown model: try MOONSHOT_MODEL=kimi-for-coding"),
+        (refused and key.startswith("sk-kimi-"), f"{refusal}, because it is a Kimi Code key",
+         "A key of a Kimi Code membership works only at https://api.kimi.com/coding/v1 or\n"
+         "https://api.kimi.ai/coding/v1. For a platform key, go to https://platform.moonshot.ai"),
+        (refused and on_moonshot, refusal,
+         f"Check MOONSHOT_API_KEY. A key of platform.moonshot.{other}, whose keys are separate, "
+         f"needs\nMOONSHOT_BASE_URL=https://api.moonshot.{other}/v1"),
+        (refused, refusal, "Check MOONSHOT_API_KEY and the base URL."),
+        (NEXT_CYCLE in words, "The quota of this period is used up",
+         "Wait for the next period (Kimi Code: 5 hours or 7 days), or use another key."),
+        (status == 402 and on_kimi_code, "The Kimi Code membership could not be verified",
+         "Check the membership, and that the key belongs to this address."),
+        (status == 402 or paid, "The account has no balance left",
+         "Top up the account; waiting will not help."),
+        (status == 429 and re.search(PER_DAY, words), "The limit per day is reached",
+         "Try again tomorrow, or use a higher tier."),
+        (status == 403, "This key may not use this model or route",
+         "Check the account, or choose another model (MOONSHOT_MODEL)."),
+        (status == 404 and is_manual and (on_moonshot or not about_model),
+         "This endpoint has no /completions: manual mode is for engines that you host yourself",
+         "Choose another mode, or run vLLM, SGLang or llama.cpp."),
+        (status == 410 or status == 404 and about_model, "Model not found",
+         "Choose one that is served (MOONSHOT_MODEL)."),
+        (status == 404 and path.endswith("/messages"), "This endpoint has no route /messages",
+         "Choose another mode."),
+        (status == 404 or "unexpected endpoint" in words, "There is no API at this address",
+         "Check the base URL (most end in /v1) and the model."),
+        (re.search("content_filter|high risk", words), "The content filter refused the request",
+         "Rephrase it."),
+        ("moonshot flavored json schema" in words,
+         "The endpoint refused the schema of one of your tools",
+         "Correct what the message names: each property needs a type, and none beside anyOf."),
+        (status == 429 and "overloaded" not in words, "The rate limit is reached",
+         "Wait a minute. A new account (Tier 0) may send 3 requests a minute, one at a time."),
+        (status == 429 or status >= 500, "The endpoint sent an error", "Try again later."),
+        (status == 200, "The endpoint sent an error, not a reply",
+         "Check the base URL, or try again."),
+        (True, "The endpoint sent an error", "Correct what the message names."),
+    ) if row[0])  # fmt: skip
+    return KimiError(what + where + said, advice)
+
+
+def _about_exception(error: BaseException, words: str, host: str, path: str) -> tuple[str, str]:
+    """What an exception means if there is no status, and what to do. Classes are told by their
+    names, which HTTPX, httpx2 and all versions of the SDK share, installed or not."""
+    names = {each.__name__ for e in (error, error.__cause__) for each in type(e).__mro__}
+    timeout = any("Timeout" in name for name in names)
+    is_page = getattr(error, "doc", "").lstrip().startswith("<")  # of a JSONDecodeError
+    at_once = "ConnectTimeout" in names or path.endswith("/models")  # should have answered
+    network = "Check the base URL, the network and any proxy."
+    return next(row[1:] for row in (
+        ("ImportError" in names, "A package is missing",
+         "Run .venv/bin/python, or install: python -m pip install -r requirements.txt"),
+        ("InvalidURL" in names, "An address is not valid", "Check the base URL."),
+        (is_page or "'str' object has no attribute 'choices'" in words, *PAGE),
+        (timeout and at_once, f"No reply from {host} in time", network),
+        (timeout, f"No reply from {host} in time",
+         "Try mode streaming, where a long reply arrives piece by piece, or try again later."),
+        ("certificate_verify_failed" in words, f"The certificate of {host} was refused",
+         "Check the base URL. Behind a company proxy, set SSL_CERT_FILE to its root certificate."),
+        (names & {"RemoteProtocolError", "ReadError"},
+         f"The connection to {host} was lost, so the reply or stream was cut",
+         "Check the base URL and the network. If they are right, run it again."),
+        (names & {"APIConnectionError", "TransportError"}, f"The connection to {host} failed",
+         network),
+        ("APIError" in names, "The endpoint broke off the reply", "Try again later."),
+        (True, f"Unexpected {type(error).__name__}",
+         "This looks like a mistake in the program, or a reply of an unknown form."),
+    ) if row[0])  # fmt: skip

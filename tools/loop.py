@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import FUNCTIONS, TOOLS, Json, run_tool
-from .anthropic_format import to_message, to_request
+from . import FUNCTIONS, TOOLS, described, meant, run_tool
+from .anthropic_format import to_completion, to_request
 from .errors import KimiError
 from .kimi_format import render_prompt
-from .reply import Reply, as_dict, check, collect, sendable
+from .messages import Json, number_calls, sendable
+from .reply import Reply, collect, events, whole
 
 
 def run_loop(
@@ -28,29 +29,50 @@ def run_loop(
     on_text: Callable[[str], object] = lambda text: None,
     on_tool: Callable[[Json, Json], object] = lambda call, result: None,
     on_reply: Callable[[Reply], object] = lambda reply: None,
-    max_turns: int = 10, max_tokens: int = 4096, temperature: float | None = None,
+    max_turns: int = 10, max_tokens: int | None = None, temperature: float | None = None,
+    extra_body: Json | None = None,
 ) -> str:  # fmt: skip
     """Send the conversation, run the tools that the model calls, repeat until the model answers.
 
     `client` is an openai.OpenAI. Returns the answer. Appends replies and results to `messages`, in
-    OpenAI form: a follow-up question is one more user message. `mode` is a key of MODES and may
-    change between calls; `tools` are the schemas, `functions` the functions by name.
-    `on_text(text)` gets text as it arrives, `on_tool(call, result)` each call that was run,
-    `on_reply(reply)` each reply. `max_turns` limits the requests, `max_tokens` the output of each.
-    `temperature` is what the model uses; None leaves it to the server. Raises KimiError for a limit
-    or an unusable reply, else what the SDK raises; `explain` makes a message of either.
+    OpenAI form: a follow-up question is one more user message, your instructions are a first
+    message of role "system". `mode` is a key of MODES and may change between calls; `tools` are the
+    schemas, `functions` the functions by name. `on_text(text)` gets text as it arrives,
+    `on_reply(reply)` each reply, `on_tool(call, result)` each call that was run. `max_turns` limits
+    the requests, `max_tokens` the output of each (None: see DEFAULT_LIMITS, else the server's
+    limit). `temperature` is the effective one (None: the server's). `extra_body` is merged into the
+    body of every request, and wins.
+
+    It blocks: in async code, `await asyncio.to_thread(run_loop, …)`. One client serves many
+    threads. Besides what a callback raises, it raises only KimiError or openai.OpenAIError;
+    `explain` makes a message of either. After any exception, calling it again goes on.
     """
+    offered = described(tools)
     if mode not in MODES:
-        raise KimiError(f"Error: There is no mode {mode!r}.\nUse one of: {', '.join(MODES)}.")
-    request: Json = {"model": model, "tools": tools, "max_tokens": max_tokens}
+        raise KimiError(f"There is no mode {mode!r}", f"Use one of: {', '.join(MODES)}.")
+    for name in offered:
+        if name not in functions:
+            what = f"tools describes {name!r}, but functions does not have it"
+            raise KimiError(what, "Give both to run_loop: tools=… and functions=….")
+    limit = max_tokens or DEFAULT_LIMITS.get(mode)
+    options: Json = {"model": model, "tools": tools, "max_tokens": limit}
     if temperature is not None:  # newer models accept only their default
-        request["temperature"] = temperature
+        options["temperature"] = temperature
+    if extra_body:
+        options["extra_body"] = extra_body
+        limit = extra_body.get("max_completion_tokens") or extra_body.get("max_tokens") or limit
     for _ in range(max_turns):
-        reply = collect(MODES[mode](client, messages=sendable(messages), **request), on_text)
+        try:
+            history = sendable(messages, offered)
+        except (AttributeError, KeyError, TypeError) as error:
+            what = f"messages has something that is no message ({type(error).__name__}: {error})"
+            raise KimiError(what, "Each message is a dict with a role and a content.") from error
+        reply = collect(MODES[mode](client, messages=history, **options), on_text, limit)
         calls = reply.message.get("tool_calls", [])
-        number_calls(calls, messages)
+        for call in calls:
+            call["function"]["name"] = meant(call["function"]["name"], offered)
+        number_calls(calls, history)
         on_reply(reply)
-        check(reply, max_tokens)
         # Servers reject a call without a result, so each has one even if a tool is interrupted.
         pending = {"role": "tool", "content": '{"error": "The call was interrupted, or not run."}'}
         results = [
@@ -65,56 +87,51 @@ def run_loop(
             result = run_tool(function["name"], function["arguments"], tools, functions)
             message["content"] = json.dumps(result, ensure_ascii=False)
             on_tool(call, result)
-    what = f"Error: The model called tools in {max_turns} turns and gave no answer."
-    raise KimiError(f"{what}\nAsk a simpler question, or raise max_turns.")
-
-
-def number_calls(calls: list[Json], messages: list[Json]) -> None:
-    """Give each call the id functions.NAME:N, where N counts all calls of the conversation, as
-    Moonshot's API does: after ids of another form, the model writes malformed ones."""
-    taken = [call.get("id") for message in messages for call in message.get("tool_calls") or []]
-    for number, call in enumerate(calls, len(taken)):
-        while (call_id := f"functions.{call['function']['name']}:{number}") in taken:
-            number += 1  # in use, because the caller dropped early messages
-        call["id"] = call_id
-        taken.append(call_id)
+    what = f"The model was still calling tools after {max_turns} requests"
+    raise KimiError(what, "Ask a simpler question, or raise max_turns.")
 
 
 def ask_non_streaming(client: Any, **request: Any) -> Iterator[Any]:
     """Yield the completion of `/chat/completions`."""
-    yield client.chat.completions.create(**_for_chat(**request))
+    yield from whole(lambda: client.chat.completions.create(**_for_chat(**request)))
 
 
 def ask_streaming(client: Any, **request: Any) -> Iterator[Any]:
-    """Yield the chunks of `/chat/completions`; the whole body from a server that cannot stream."""
+    """Yield the chunks of `/chat/completions`, read from the response itself: so a whole body and a
+    page are understood, and it takes a fifteenth of the time of the SDK's own chunks."""
     with client.chat.completions.create(**_for_chat(**request), stream=True) as stream:
-        if re.search("json|html", stream.response.headers.get("content-type", "")):
-            yield stream.response.read().decode("utf-8", "replace")
-        else:
-            yield from stream
+        yield from events(stream.response.iter_bytes())
 
 
-def ask_manual(client: Any, messages: Any, tools: Any, **request: Any) -> Iterator[Any]:
+def _for_chat(max_tokens: int | None, tools: Any, messages: list[Json], **request: Any) -> Json:
+    for message in messages:
+        message.pop("thinking_blocks", None)  # only Anthropic's route knows them
+    request["messages"] = messages
+    if tools:
+        request |= {"tools": tools, "tool_choice": "auto"}
+    if max_tokens:
+        request["max_completion_tokens"] = max_tokens
+    return request
+
+
+def ask_manual(
+    client: Any, messages: Any, tools: Any, extra_body: Any = None, **request: Any
+) -> Iterator[Any]:
     """Yield the completion of `/completions`, whose text still contains the calls."""
-    yield client.completions.create(
-        prompt=render_prompt(messages, tools), stop=["<|im_end|>"],
-        extra_body={"skip_special_tokens": False}, **request,  # calls are marked with such tokens
-    )  # fmt: skip
+    body = {"skip_special_tokens": False, **(extra_body or {})}  # calls are marked with them
+    prompt = render_prompt(messages, tools)
+    create = client.completions.create
+    yield from whole(lambda: create(prompt=prompt, stop=["<|im_end|>"], extra_body=body, **request))
 
 
-def ask_anthropic(client: Any, **request: Any) -> Iterator[Any]:
+def ask_anthropic(client: Any, extra_body: Any = None, **request: Any) -> Iterator[Any]:
     """Yield the reply of Anthropic's `/messages`, requested with the same client and key."""
-    root = re.sub(r"(//api\.moonshot\.(ai|cn)/)v1", r"\1anthropic/v1", str(client.base_url))
+    url = re.sub(r"(//api\.moonshot\.(ai|cn)/)v1", r"\1anthropic/v1", str(client.base_url))
     options: Any = {"headers": {"anthropic-version": "2023-06-01"}}
-    post = client.copy(base_url=root).post
-    reply = as_dict(post("/messages", body=to_request(**request), options=options, cast_to=object))
-    reason = "length" if reply.get("stop_reason") == "max_tokens" else reply.get("stop_reason")
-    yield {**reply, "choices": [{"message": to_message(reply), "finish_reason": reason}]}
-
-
-def _for_chat(max_tokens: int, tools: list[Json], **request: Any) -> Json:
-    choice = {"tools": tools, "tool_choice": "auto"} if tools else {}
-    return {**request, "max_completion_tokens": max_tokens, **choice}
+    body = {**to_request(**request), **(extra_body or {})}
+    post = client.copy(base_url=url).post
+    for reply in whole(lambda: post("/messages", body=body, options=options, cast_to=object)):
+        yield to_completion(reply)
 
 
 MODES: dict[str, Callable[..., Iterator[Any]]] = {
@@ -123,3 +140,6 @@ MODES: dict[str, Callable[..., Iterator[Any]]] = {
     "manual": ask_manual,
     "anthropic": ask_anthropic,
 }
+# Output tokens where the user sets no limit and the route needs one: `/completions` would stop
+# after 16; the platform advises at least 16,000 for a model that thinks.
+DEFAULT_LIMITS = {"manual": 4096, "anthropic": 16_000}

@@ -1,8 +1,9 @@
 """A mock server in place of the endpoint, so that everything here runs without a key.
 
-Any client on this machine can use it; it serves `/models` and the routes of all modes. It is not a
-model but a script: it asks for the weather of each city and the value of each calculation in the
-question, and builds an answer from the results. `python -m tools.offline` serves until Ctrl-C.
+Any client on this machine can use it; it serves `/models` and the routes of all modes, whole and
+streamed. It is a script, not a model: it calls get_weather for each city and calculate for each
+calculation in the question, and builds an answer from the results. `serve(script=…)` plays another
+script, to test an agent with tools of its own. `python -m tools.offline` serves until Ctrl-C.
 """
 
 import json
@@ -15,13 +16,14 @@ from socketserver import ThreadingTCPServer
 from threading import Event, Thread
 from typing import Any
 
-from . import Json, json_object
 from .anthropic_format import to_request
+from .messages import Json, json_object, number_calls, text_of
 from .weather import CITIES
 
+Script = Callable[[list[tuple[str, str]]], Json]
 MODEL = {"id": "moonshotai/Kimi-K2-Instruct", "object": "model", "created": 1752192000}
-_ABOUT: Json = {"id": "offline", "created": MODEL["created"], "model": MODEL["id"]}
 ABILITIES = f"I am a mock server: ask for the weather in {', '.join(CITIES)} or for 12 * (3 + 4)."
+_PIECES = re.compile("(?s).{1,8}")  # in which a text is streamed
 _CITY = re.compile("|".join(rf"\b{city}\b" for city in CITIES), re.I)
 _FUNC = r"(?:sqrt|abs|round|min|max|floor|ceil|log10|log|exp|sin|cos|tan)\s*\("
 _ARITHMETIC = re.compile(rf"(?:[-−(]\s*)*(?:\d|{_FUNC})(?:{_FUNC}|pi|[-+*/%×÷−·^().,\d\s])*")
@@ -32,20 +34,15 @@ def next_message(turns: list[tuple[str, str]]) -> Json:
     last = turns[-1][0] if turns else ""
     texts = [text for _, text in takewhile(lambda turn: turn[0] == last, reversed(turns))][::-1]
     if last == "tool":
-        return {"role": "assistant", "content": " ".join(map(_sentence, texts))}
+        return {"content": " ".join(map(_sentence, texts))}
     question = " ".join(texts)[:1000]  # the patterns would be slow on a very long one
     unit = {"unit": "fahrenheit"} if "fahrenheit" in question.lower() else {}
     wanted = [("get_weather", {"city": city, **unit}) for city in _CITY.findall(question)]
     for expression in (found.strip(" .,\n") for found in _ARITHMETIC.findall(question)):
         if re.search(r"\d\s*[-+*/%×÷−·^]+\s*[\w(]|\(", expression):  # not "3 apples", "3-day"
             wanted.append(("calculate", {"expression": expression}))
-    if not wanted:
-        return {"role": "assistant", "content": ABILITIES}
-    calls = []
-    for number, (name, arguments) in enumerate(wanted, [role for role, _ in turns].count("tool")):
-        function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
-        calls.append({"id": f"functions.{name}:{number}", "type": "function", "function": function})
-    return {"role": "assistant", "content": "", "tool_calls": calls}
+    calls = [{"function": {"name": name, "arguments": values}} for name, values in wanted]
+    return {"tool_calls": calls} if calls else {"content": ABILITIES}
 
 
 def _sentence(content: str) -> str:
@@ -58,71 +55,124 @@ def _sentence(content: str) -> str:
     return f"The tool returned: {result.get('error') or content}"
 
 
-def _turns(body: Json) -> list[tuple[str, str]]:
-    """The conversation in a request of any route, as (role, text) pairs without empty texts."""
-    if "prompt" in body:
-        pattern = r"<\|im_(\w+)\|>.*?<\|im_middle\|>(## Return of .*?\n)?(.*?)<\|im_end\|>"
-        found = re.findall(pattern, body["prompt"], re.S)
-        return [("tool" if result else role, text) for role, result, text in found if text]
-    turns = []
+def _conversation(body: Json) -> tuple[list[tuple[str, str]], list[str]]:
+    """The (role, text) pairs of a request in any form, and the names of the tools it offers."""
+    turns: list[tuple[str, str]] = []
+    tools = body.get("tools") or []
+    for turn in body.get("prompt", "").split("<|im_end|>"):
+        head, _, text = turn.partition("<|im_middle|>")
+        kind, _, name = head.rpartition("<|im_")[2].partition("|>")
+        if (kind, name) == ("system", "tool_declare"):
+            tools = json.loads(text)
+        elif kind == "system" and text.startswith("## Return of "):
+            turns.append(("tool", text.partition("\n")[2]))
+        else:
+            turns.append((kind, text))
+    turns.append(("system", text_of(body.get("system"))))  # Anthropic's
     for message in body.get("messages") or []:
         content = message.get("content")
-        for block in content if isinstance(content, list) else [{"text": content}]:
-            text, role = block.get("text"), message["role"]
+        for block in content if isinstance(content, list) else ():
             if block.get("type") == "tool_result":  # Anthropic's are in user messages
-                text, role = block["content"], "tool"
-            if isinstance(text, list):
-                text = "".join(part["text"] for part in text)
-            if text:
-                turns.append((role, text))
-    return turns
+                turns.append(("tool", text_of(block.get("content"))))
+        turns.append((message["role"], text_of(content)))
+    if body.get("tool_choice") in ("none", {"type": "none"}):
+        tools = []
+    names = [tool.get("function", tool).get("name", "") for tool in tools]
+    return [(role, text) for role, text in turns if text or role == "tool"], names
 
 
-def _chat_reply(message: Json) -> Json:
+def _answer(body: Json, script: Script) -> tuple[Json, int]:
+    """The next message, complete, and about how many tokens the request has."""
+    choices = (None, "auto", "none", {"type": "auto"}, {"type": "none"})
+    if body.get("tool_choice") not in choices or body.get("n", 1) != 1:
+        raise ValueError('the mock server supports n=1 and tool_choice "auto" or "none"')
+    turns, offered = _conversation(body)
+    message: Json = {"role": "assistant", **script(turns)}
+    message["content"] = message.get("content") or ""
+    calls = []
+    for call in message.pop("tool_calls", None) or []:
+        name, arguments = call["function"]["name"], call["function"].get("arguments", {})
+        if name not in offered and script is not next_message:
+            raise ValueError(f"the script calls {name}, which the request does not offer")
+        if name not in offered:
+            return {"role": "assistant", "content": ABILITIES}, 1
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        calls.append({"type": "function", "function": {"name": name, "arguments": arguments}})
+    results: list[Json] = [{"tool_calls": [{}]} for role, _ in turns if role == "tool"]
+    number_calls(calls, results)
+    return {**message, "tool_calls": calls} if calls else message, len(str(turns)) // 4 + 1
+
+
+def _openai(kind: str, choice: Json, parts: list[Json], sent: int) -> tuple[Json, list[Json]]:
+    """A reply of OpenAI's routes, whole and as the chunks of a stream."""
+    made = len(json.dumps(choice)) // 4
+    usage = {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}
+    about = {"id": "offline", "object": kind, "created": MODEL["created"], "model": MODEL["id"]}
+    chunks = [{**about, "choices": [{"index": 0, "finish_reason": None, **p}]} for p in parts]
+    end = {"index": 0, **parts[-1], "finish_reason": choice["finish_reason"]}
+    chunks[-1] = {**about, "choices": [end], "usage": usage}
+    return {**about, "choices": [{"index": 0, **choice}], "usage": usage}, chunks
+
+
+def _chat(message: Json, sent: int) -> tuple[Json, list[Json]]:
+    """A reply of `/chat/completions`."""
+    deltas: list[Json] = [{"role": "assistant", "content": ""}]
+    for field in ("reasoning_content", "content"):
+        deltas += [{field: piece} for piece in _PIECES.findall(message.get(field) or "")]
+    for index, call in enumerate(message.get("tool_calls", [])):
+        function = call["function"]
+        begin = {**call, "index": index, "function": {**function, "arguments": ""}}
+        deltas.append({"tool_calls": [begin]})
+        for piece in _PIECES.findall(function["arguments"]):
+            deltas.append({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
     reason = "tool_calls" if "tool_calls" in message else "stop"
-    choice = {"index": 0, "message": message, "finish_reason": reason}
-    return {"object": "chat.completion", "choices": [choice]}
+    choice = {"message": message, "finish_reason": reason}
+    parts = [{"delta": delta} for delta in (*deltas, {})]
+    whole, chunks = _openai("chat.completion", choice, parts, sent)
+    return whole, [{**chunk, "object": "chat.completion.chunk"} for chunk in chunks]
 
 
-def _text_reply(message: Json) -> Json:
+def _text(message: Json, sent: int) -> tuple[Json, list[Json]]:
+    """A reply of `/completions`, with the calls as Kimi-K2 writes them."""
     text = message["content"]
     for call in message.get("tool_calls", []):
         text += f"<|tool_call_begin|>{call['id']}<|tool_call_argument_begin|>"
         text += call["function"]["arguments"] + "<|tool_call_end|>"
     if "tool_calls" in message:
         text = f"<|tool_calls_section_begin|>{text}<|tool_calls_section_end|>"
-    choice = {"index": 0, "text": text, "finish_reason": "stop"}
-    return {"object": "text_completion", "choices": [choice]}
+    parts = [{"text": piece} for piece in (*_PIECES.findall(text), "")]
+    return _openai("text_completion", {"text": text, "finish_reason": "stop"}, parts, sent)
 
 
-def _blocks_reply(message: Json) -> Json:
-    reason = "tool_use" if "tool_calls" in message else "end_turn"
-    return {"type": "message", **to_request([message], None)["messages"][0], "stop_reason": reason}
+def _blocks(message: Json, sent: int) -> tuple[Json, list[Json]]:
+    """A reply of Anthropic's `/messages`."""
+    turns = to_request([message], None)["messages"]
+    blocks = turns[0]["content"] if turns else []
+    end = {"stop_reason": "tool_use" if "tool_calls" in message else "end_turn"}
+    usage = {"input_tokens": sent, "output_tokens": len(json.dumps(blocks)) // 4}
+    about = {"id": "offline", "type": "message", "role": "assistant", "model": MODEL["id"]}
+    whole = {**about, "content": blocks, "stop_sequence": None, **end, "usage": usage}
+    begin = {**whole, "content": [], "stop_reason": None}
+    events: list[Json] = [{"type": "message_start", "message": begin}]
+    for index, block in enumerate(blocks):
+        field, kind, text = block["type"], f"{block['type']}_delta", block.get(block["type"], "")
+        empty = {**block, field: ""}
+        if field == "tool_use":
+            field, kind, text = "partial_json", "input_json_delta", json.dumps(block["input"])
+            empty = {**block, "input": {}}
+        events.append({"type": "content_block_start", "index": index, "content_block": empty})
+        for piece in _PIECES.findall(text):
+            delta = {"type": kind, field: piece}
+            events.append({"type": "content_block_delta", "index": index, "delta": delta})
+        events.append({"type": "content_block_stop", "index": index})
+    last = {"type": "message_delta", "delta": {**end, "stop_sequence": None}, "usage": usage}
+    return whole, [*events, last, {"type": "message_stop"}]
 
 
-_ROUTES: dict[str, Callable[[Json], Json]] = {
-    "GET /v1/models": lambda message: {"object": "list", "data": [MODEL]},
-    "POST /v1/chat/completions": _chat_reply,
-    "POST /v1/completions": _text_reply,
-    "POST /v1/messages": _blocks_reply,
-}
-
-
-def _events(reply: Json) -> Iterator[str]:
-    """A chat reply as server-sent events: the role, then eight characters at a time."""
-    message, reason = reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]
-    deltas: list[Json] = [{"role": "assistant", "content": ""}]
-    deltas += [{"content": part} for part in re.findall("(?s).{1,8}", message["content"])]
-    for index, call in enumerate(message.get("tool_calls", [])):
-        parts = re.findall("(?s).{1,8}", call["function"]["arguments"])
-        begin = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
-        rest = [{"index": index, "function": {"arguments": part}} for part in parts]
-        deltas += [{"tool_calls": [fragment]} for fragment in (begin, *rest)]
-    for delta in [*deltas, {}]:
-        choice = {"index": 0, "delta": delta, "finish_reason": None if delta else reason}
-        chunk = {**reply, "object": "chat.completion.chunk", "choices": [choice]}
-        yield f"data: {json.dumps(chunk)}\n\n"
-    yield "data: [DONE]\n\n"
+_ROUTES = {
+    "POST /v1/chat/completions": _chat, "POST /v1/completions": _text, "POST /v1/messages": _blocks,
+}  # fmt: skip
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -133,41 +183,68 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing, to keep the client's terminal clean."""
 
     def do_POST(self) -> None:
-        body = json_object(self.rfile.read(int(self.headers.get("content-length", 0))).decode())
-        bearer = self.headers.get("authorization", "").removeprefix("Bearer").strip()
+        length, data = self.headers.get("content-length", "0"), b""
+        if "transfer-encoding" in self.headers:  # chunks, each after its size, until one of 0
+            while size := int(self.rfile.readline(99), 16):
+                data += self.rfile.read(size + 2)[:-2]
+            self.rfile.readline(99)
+        elif length.isdigit():
+            data = self.rfile.read(int(length))
         route = f"{self.command} {self.path.partition('?')[0]}"
-        status, reply, events = 200, _ABOUT, False
+        bearer = self.headers.get("authorization", "").removeprefix("Bearer").strip()
         if not bearer and not self.headers.get("x-api-key"):
-            kind, message = "invalid_authentication_error", "Invalid Authentication"
-            status, reply = 401, {"error": {"type": kind, "message": message}}
-        elif route not in _ROUTES:
-            kind, message = "resource_not_found_error", f"Nothing is served at {self.path}"
-            status, reply = 404, {"error": {"type": kind, "message": message}}
-        else:
-            reply = {**_ABOUT, **_ROUTES[route](next_message(_turns(body)))}
-            events = bool(body.get("stream")) and "chat" in route
-        data = ("".join(_events(reply)) if events else json.dumps(reply)).encode()
+            return self._refuse(401, "Invalid Authentication")
+        if route == "GET /v1/models":
+            return self._send(200, json.dumps({"object": "list", "data": [MODEL]}))
+        if route not in _ROUTES:
+            return self._refuse(404, f"Nothing is served at {self.path}")
+        server: Any = self.server
+        try:
+            body = json.loads(data)
+            whole, chunks = _ROUTES[route](*_answer(body, server.script))
+        except Exception as error:
+            message = f"The request or the script failed ({type(error).__name__}): {error}"
+            return self._refuse(400, message)
+        if not body.get("stream"):
+            return self._send(200, json.dumps(whole))
+        names = [f"event: {chunk['type']}\n" if "type" in chunk else "" for chunk in chunks]
+        events = [f"{n}data: {json.dumps(c)}\n\n" for n, c in zip(names, chunks, strict=True)]
+        end = "" if "type" in chunks[0] else "data: [DONE]\n\n"
+        self._send(200, "".join(events) + end, "text/event-stream")
+
+    do_GET = do_POST
+
+    def _refuse(self, status: int, message: str) -> None:
+        error = {"type": "invalid_request_error", "message": message}
+        self._send(status, json.dumps({"type": "error", "error": error}))
+
+    def _send(self, status: int, text: str, kind: str = "application/json") -> None:
+        data = text.encode()
         self.send_response(status)
-        self.send_header("content-type", "text/event-stream" if events else "application/json")
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-
-    do_GET = do_POST
 
 
 class _Server(ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128  # with the default of 5, about 20 clients at once get resets
+    script: Script
 
     def handle_error(self, *_: Any) -> None:
         """Print no traceback, e.g. for a client that hangs up or a malformed request."""
 
 
 @contextmanager
-def serve() -> Iterator[str]:
-    """Serve on a free port of 127.0.0.1 while the `with` block runs; yields the base URL."""
+def serve(script: Script = next_message) -> Iterator[str]:
+    """Serve on a free port of 127.0.0.1 while the `with` block runs; yields the base URL.
+
+    `script` is a function of the (role, text) pairs of a conversation; it returns the next
+    assistant message in OpenAI form, where calls need no id and arguments may be a dict.
+    """
     with _Server(("127.0.0.1", 0), _Handler) as server:
+        server.script = script
         Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}/v1"
@@ -177,8 +254,8 @@ def serve() -> Iterator[str]:
 
 if __name__ == "__main__":
     with suppress(KeyboardInterrupt), serve() as base_url:
-        print("# A mock server, not Kimi-K2. Run this in another terminal, then your program.")
-        print('# PowerShell: $env:NAME = "value" instead of export NAME=value')
+        print("# A mock server, not Kimi-K2. Paste the two export lines into the terminal where")
+        print('# your program will run. In PowerShell, write $env:NAME = "value" instead.')
         print("export MOONSHOT_API_KEY=offline")
         print(f"export MOONSHOT_BASE_URL={base_url}", flush=True)
         Event().wait()

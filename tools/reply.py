@@ -1,141 +1,231 @@
-"""Evens out the differences between servers: `collect` makes one Reply of what they send,
-`sendable` a copy of the messages that all of them accept.
-"""
+"""One usable Reply out of what a server sends: a whole completion, or the chunks of a stream."""
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
-from . import Json, json_object
-from .errors import KimiError, quote
+from .errors import PAGE, KimiError, about_body, quote, understood
 from .kimi_format import ToolCallParser, function_name
+from .messages import Json, as_dict, json_object, text_of, whole_emoji
+
+DONE: Json = {"done": True}  # the piece that says that nothing is missing
+# Finish reasons that are no normal end: (pattern, what happened, what to do).
+_ENDINGS = (
+    ("context_window|context_length", "The conversation does not fit in the model's context window",
+     "Shorten it, or begin a new one."),
+    ("length|max_tokens|max_output|token_limit", "The reply reached the output limit",
+     'Raise max_tokens, for example with extra_body {"max_tokens": 32000}.'),
+    ("filter|sensitive|safety|prohibited|blocked", "The content filter stopped the reply",
+     "Rephrase the question."),
+    ("refus", "The model refused to answer", "Rephrase the question."),
+    ("pause", "The endpoint paused before the reply was complete", "Run it again."),
+    ("error|abort|cancel|insufficient|fail|timeout", "The endpoint broke off the reply",
+     "Run it again."),
+)  # fmt: skip
 
 
 class Reply(NamedTuple):
-    """One assistant message with its metadata."""
+    """One assistant message that can be used: an answer, or calls that can be run."""
 
     message: Json  # in OpenAI form: role, content, and maybe tool_calls, reasoning_content
-    finish_reason: str  # "stop", "tool_calls", "length"; Anthropic's names in mode anthropic
-    usage: Json | None  # token counts, under the names that the endpoint uses
+    finish_reason: str  # "stop", "tool_calls"; Anthropic's names in mode anthropic
+    usage: Json | None  # token counts, under OpenAI's names
     parsed_from_text: bool  # the calls were found in the text, by their markers
-    truncated: bool  # the text ended inside a call
 
 
-def as_dict(piece: Any) -> Json:
-    """What the SDK returned, as a dict; JSONDecodeError if it is an HTML page."""
-    piece = json.loads(piece) if isinstance(piece, str) else piece
-    return dict(piece if isinstance(piece, dict) else piece.to_dict(warnings=False))
-
-
-def joined(texts: Iterable[str]) -> str:
-    """Pieces of text as one text without lone surrogates, which cannot be sent or printed."""
-    return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def collect(pieces: Iterable[Any], on_text: Callable[[str], object] = lambda text: None) -> Reply:
+def collect(
+    pieces: Iterable[Any],
+    on_text: Callable[[str], object] = lambda text: None,
+    limit: int | None = None,
+) -> Reply:
     """Make one Reply of `pieces`: completions or chunks in OpenAI form, SDK objects or dicts.
 
-    `on_text` gets the content as it arrives, without tool calls. Raises KimiError if a piece is
-    an error, or if none has a finish reason: then the reply is not complete.
+    `on_text` gets the content as it arrives, without tool calls. Raises KimiError if the reply is
+    an error, incomplete, cut at the `limit` of output tokens that was sent, of an unknown form, or
+    neither an answer nor calls that can be run; and what the SDK raises.
     """
-    content: list[str] = []
-    thoughts: list[str] = []
-    in_content, in_thoughts = ToolCallParser(), ToolCallParser()
-    calls: list[Json] = []
-    current: dict[int, Json] = {}  # index: the call whose fragments arrive there
-    finish_reason = usage = None
+    fold = _Fold()
+    for text in fold.texts(pieces):
+        on_text(text)
+    return fold.reply(limit)
 
-    def show(text: str) -> None:
-        if text:
-            content.append(text)
-            on_text(text)
 
-    for piece in map(as_dict, pieces):
+class _Fold:
+    """Joins the pieces of a reply."""
+
+    def __init__(self) -> None:
+        self.content, self.thoughts = ToolCallParser(), ToolCallParser()
+        self.shown: list[str] = []
+        self.reasoning: dict[str, list[str]] = {}  # by the name of the field in which it came
+        self.calls: list[Json] = []
+        self.current: dict[int, Json] = {}  # index: the call whose fragments arrive there
+        self.blocks: list[Json] = []  # Anthropic's thinking, which goes back unchanged
+        self.usage: Any = None
+        self.reason = ""  # the finish reason
+        self.stray: Json | None = None  # the first piece without choices, if none has them
+
+    def texts(self, pieces: Iterable[Any]) -> Iterator[str]:
+        """Take the pieces; yield the text that can be shown."""
+        try:
+            yield from chain.from_iterable(map(self._add_piece, pieces))
+            yield from self._show(self.content.close())
+        except Exception as error:
+            from openai import OpenAIError
+
+            if isinstance(error, OpenAIError):
+                raise
+            raise understood(error) from error
+
+    def _add_piece(self, piece: Any) -> Iterator[str]:
+        piece = as_dict(piece)
         if piece.get("error") or piece.get("object") == "error":
-            said = quote(piece.get("error") or piece)
-            raise KimiError(f"Error: The endpoint sent an error, not a reply{said}.\nTry again.")
-        usage = piece.get("usage") or usage
-        for choice in piece.get("choices") or []:  # the chunk with the usage has none
-            usage = choice.get("usage") or usage  # where Moonshot puts it
-            finish_reason = choice.get("finish_reason") or finish_reason
-            part = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
-            show(in_content.feed(part.get("content") or ""))
-            thought = part.get("reasoning_content")
-            thought = part.get("reasoning") if thought is None else thought  # vLLM's name
-            if thought is not None:
-                thoughts.append(in_thoughts.feed(thought))
+            raise about_body(piece)
+        if piece == DONE:
+            self.reason = self.reason or "stop"
+        elif self.stray is None or piece.get("choices"):
+            self.stray = {} if piece.get("choices") or piece.get("usage") else piece
+        self.usage = piece.get("usage") or self.usage
+        for choice in piece.get("choices") or []:
+            self.usage = choice.get("usage") or self.usage  # where Moonshot puts it
+            self.reason = choice.get("finish_reason") or self.reason
+            message = choice.get("message")
+            part = choice.get("delta") or message or {"content": choice.get("text")}
+            if part is message and (self.shown or self.calls or self.reasoning):
+                continue  # a last chunk that repeats the whole message
+            self.reason = self.reason or ("stop" if part is message else "")
+            for name in ("reasoning_content", "reasoning"):  # the second is vLLM's
+                if isinstance(part.get(name), str):
+                    text = self.thoughts.feed(part[name])
+                    self.reasoning.setdefault(name, []).append(text)
+                    break
+            self.blocks += part.get("thinking_blocks") or []
             for place, fragment in enumerate(part.get("tool_calls") or []):
-                _add(fragment, place, calls, current)
-    show(in_content.close())
-    if finish_reason is None:
-        what = "Error: The reply has no finish reason: the stream was cut."
-        raise KimiError(f"{what}\nRun it again; if that happens every time, check the base URL.")
+                self._add_fragment(fragment, place, part is message)
+            text = text_of(part.get("content")) or text_of(part.get("refusal"))
+            yield from self._show(self.content.feed(text))
 
-    message: Json = {"role": "assistant", "content": joined(content).strip()}
-    if thoughts:  # a thinking model expects its reasoning back, even if empty
-        message["reasoning_content"] = joined([*thoughts, in_thoughts.close()])
-    parser = in_content if in_content.tool_calls else in_thoughts
-    tool_calls = [
-        {"id": call["id"], "type": "function",
-         "function": {"name": call["name"], "arguments": joined(call["arguments"])}}
-        for call in calls
-    ] or parser.tool_calls  # fmt: skip
-    if tool_calls:
-        message["tool_calls"] = tool_calls
-    from_text = bool(tool_calls) and not calls
-    usage = usage if isinstance(usage, dict) else None
-    return Reply(message, finish_reason, usage, from_text, from_text and parser.truncated)
+    def _show(self, text: str) -> Iterator[str]:
+        if text:
+            self.shown.append(text)
+            yield text
+
+    def _add_fragment(self, fragment: Json, place: int, is_whole: bool) -> None:
+        """Continue the call at the fragment's index (else at its place), or begin a new one."""
+        function = fragment.get("function") or {}
+        name, arguments = str(function.get("name") or ""), function.get("arguments") or ""
+        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        index = place if fragment.get("index") is None else fragment["index"]
+        call = self.current.get(index)
+        if call and name and call["name"]:  # else it can only be more of the same call
+            same_id = fragment.get("id") and fragment["id"] == call["id"]
+            # A quick look at the end, because there may be many fragments.
+            complete = call["arguments"][-1].rstrip().endswith("}") and (
+                "invalid_arguments" not in json_object("".join(call["arguments"]))
+            )
+            repeats = same_id or not arguments or not complete
+            call = call if name == call["name"] and repeats else None
+        if call is None or is_whole:
+            call = self.current[index] = {"id": fragment.get("id"), "name": "", "arguments": []}
+            self.calls.append(call)
+        call["id"], call["name"] = call["id"] or fragment.get("id"), call["name"] or name
+        call["arguments"].append(arguments)
+
+    def reply(self, limit: int | None) -> Reply:
+        """The reply that the pieces make; KimiError if it cannot be used."""
+        content = whole_emoji("".join(self.shown)).strip()
+        message: Json = {"role": "assistant", "content": content}
+        if self.reasoning:
+            texts = [*chain(*self.reasoning.values()), self.thoughts.close()]
+            for name in ("reasoning_content", *self.reasoning):
+                message[name] = whole_emoji("".join(texts))
+        if self.blocks:
+            message["thinking_blocks"] = self.blocks
+        parser = self.content if content or self.content.final_calls else self.thoughts
+        calls = [
+            {"id": call["id"], "type": "function",
+             "function": {"name": function_name(call["name"]),
+                          "arguments": whole_emoji("".join(call["arguments"]))}}
+            for call in self.calls
+        ] or parser.final_calls  # fmt: skip
+        if calls:
+            message["tool_calls"] = calls
+        from_text = bool(calls) and not self.calls
+        usage = self.usage if isinstance(self.usage, dict) else None
+        tokens = (usage or {}).get("completion_tokens")
+        if isinstance(limit, int) and isinstance(tokens, int) and tokens >= limit:
+            self.reason = "length"  # vLLM up to 0.32 hides that a reply was cut
+        named = all(call["function"]["name"] for call in calls)
+        self._check(message, not named or from_text and parser.truncated, limit)
+        return Reply(message, str(self.reason), usage, from_text)
+
+    def _check(self, message: Json, is_cut_off: bool, limit: int | None) -> None:
+        """KimiError unless the reply ended by itself, as an answer or with calls to run."""
+        is_empty = not message["content"] and "tool_calls" not in message
+        if self.stray:
+            raise about_body(self.stray)
+        if not self.reason:
+            what = "The reply has no finish reason: the stream was cut"
+            raise KimiError(what, "Run it again; if that happens every time, check the base URL.")
+        if is_cut_off:
+            what = "a call was cut off or had no name, so no call of that reply was run"
+            advice = "Run it again, or raise max_tokens."
+            raise KimiError(f"Tool call parsing failed: {what}", advice)
+        for pattern, what, advice in _ENDINGS:
+            if re.search(pattern, str(self.reason), re.I):
+                what += f" of {limit} tokens" if "output limit" in what and limit else ""
+                said = quote(message["content"]) if pattern == "refus" else ""
+                raise KimiError(f"{what} ({self.reason}){said}", advice)
+        if is_empty:
+            raise KimiError("The model sent an empty reply", "Run it again.")
 
 
-def _add(fragment: Json, place: int, calls: list[Json], current: dict[int, Json]) -> None:
-    """Add a fragment to the call at its index, or without one at its place in the list. A different
-    id or name begins a new call."""
-    index = place if fragment.get("index") is None else fragment["index"]
-    function = fragment.get("function") or {}
-    new = {"id": fragment.get("id") or "", "name": function_name(function.get("name") or "")}
-    call = current.get(index)
-    if call is None or any(call[key] and new[key] and call[key] != new[key] for key in new):
-        call = current[index] = {"id": "", "name": "", "arguments": []}
-        calls.append(call)
-    call.update({key: call[key] or new[key] for key in new})
-    arguments = function.get("arguments") or ""
-    call["arguments"].append(arguments if isinstance(arguments, str) else json.dumps(arguments))
+def whole(request: Callable[[], Any]) -> Iterator[Any]:
+    """Send a request that asks for no stream; yield the pieces of its body, whatever it is."""
+    try:
+        body = request()
+    except json.JSONDecodeError as error:  # labelled as JSON, but not JSON
+        body = error.doc
+    if isinstance(body, str):  # not labelled as JSON
+        yield from events([body.encode("utf-8", "replace")])
+    else:
+        yield body
+        yield DONE
 
 
-def check(reply: Reply, max_tokens: int) -> None:
-    """Raise KimiError unless the reply is an answer or has calls that can be run."""
-    calls, reason = reply.message.get("tool_calls", []), reply.finish_reason
-    cut_off = reply.truncated or not all(call["function"]["name"] for call in calls)
-    empty = not calls and not reply.message["content"]
-    for found, what, advice in (
-        (cut_off, "Tool call parsing failed: a call is cut off or has no name, so none was run",
-         f"Run it again, or raise max_tokens (now {max_tokens}; tutorial: --mode, --max-tokens)"),
-        (reason == "length", f"The reply reached the output limit of {max_tokens} tokens",
-         "Raise max_tokens (in the tutorial: --mode and --max-tokens)"),
-        (reason == "content_filter", "The content filter stopped the reply",
-         "Rephrase the question"),
-        (re.search("error|abort|cancel|insufficient", reason),
-         f"The endpoint broke off the reply ({reason})", "Run it again"),
-        (empty, "The model sent an empty reply", "Run it again"),
-    ):  # fmt: skip
-        if found:
-            raise KimiError(f"Error: {what}.\n{advice}.")
+def events(chunks: Iterable[bytes]) -> Iterator[Json]:
+    """The JSON objects in a body, which is what its first characters say: one object, or a stream
+    of server-sent events. KimiError for anything else, such as a page."""
+    try:
+        yield from _events(chunks)
+    except json.JSONDecodeError as error:
+        raise KimiError(*PAGE) from error
 
 
-def sendable(messages: list[Json]) -> list[Json]:
-    """A copy of `messages` that the strictest server accepts: every message has a content, no field
-    is null or an empty list, arguments are JSON objects, and no text has a lone surrogate."""
-    copies: list[Json] = json.loads(joined([json.dumps(messages, ensure_ascii=False)]))
-    for message in copies:
-        for key in [key for key, value in message.items() if value in (None, [])]:
-            del message[key]
-        message.setdefault("content", "")
-        for call in message.get("tool_calls", []):
-            raw = call["function"]["arguments"]
-            value = json_object(raw)
-            # "\\ud" begins an escaped surrogate, which may be a lone one.
-            if isinstance(raw, dict) or not value or "invalid_arguments" in value or "\\ud" in raw:
-                raw = joined([json.dumps(value, ensure_ascii=False)])
-            call["function"]["arguments"] = raw
-    return copies
+def _events(chunks: Iterable[bytes]) -> Iterator[Json]:
+    body = _lines(chunks)
+    first = next((line.lstrip() for line in body if line.strip()), b"")
+    if first and not re.match(rb"(data|event|id|retry)?:", first):
+        yield json.loads(b"\n".join([first, *body]))
+        yield DONE
+        return
+    data: list[bytes] = []
+    for line in chain([first], body, [b""]):
+        if line.startswith(b"data:"):
+            data.append(line[5:])
+        elif data and not line.strip():  # a blank line ends an event
+            event = b"\n".join(data).strip()
+            if event == b"[DONE]":
+                yield DONE
+                return
+            yield json.loads(event)
+            data.clear()
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *complete, rest = (rest + chunk).split(b"\n")
+        yield from complete
+    yield rest

@@ -1,4 +1,4 @@
-"""What the two scripts share: flags, startup, connection and output."""
+"""What the two scripts share: flags, startup, the lines about config, key and model, and output."""
 
 import argparse
 import os
@@ -11,28 +11,27 @@ from typing import Any
 
 from . import endpoint
 from .endpoint import DEFAULT_BASE_URL, DEFAULT_MODEL, Settings
-from .errors import COULD_NOT_START, explain, hide, mask
+from .errors import SettingError, explain, mask
 from .loop import MODES
+from .messages import json_object
+
+COULD_NOT_START = (SettingError, ImportError)  # exit status 2
 
 
-class _Output:
-    """A filter over stdout or stderr that removes control characters, and a key in one piece.
-    Output appears at once. On stderr it begins a new line if stdout is in the middle of one."""
+class CleanOutput:
+    """A stream that leaves out control characters and `key`, and shows every text at once."""
 
-    unfinished: bool  # whether stdout is in the middle of a line; one value for both streams
-
-    def __init__(self, stream: Any, is_stderr: bool) -> None:
-        self._stream, self._is_stderr = stream, is_stderr
-        _Output.unfinished = False
+    def __init__(self, stream: Any) -> None:
+        self._stream, self.key = stream, ""
+        self.column = 0  # where the next text begins
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII pipe has no degree sign
 
     def write(self, text: str) -> int:
-        if self._is_stderr and _Output.unfinished:
-            self._stream.write("\n")
-        if text:
-            _Output.unfinished = not self._is_stderr and not text.endswith("\n")
-        self._stream.write(mask(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)))
+        shown = mask(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text), self.key)
+        line = shown.rpartition("\n")[2]
+        self.column = len(line) + (self.column if line == shown else 0)
+        self._stream.write(shown)
         self._stream.flush()
         return len(text)
 
@@ -42,11 +41,18 @@ class _Output:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        hide(os.environ.get("MOONSHOT_API_KEY", ""))  # it may be among the arguments
-        super().error(mask(message))
+        super().error(mask(message, os.environ.get("MOONSHOT_API_KEY", "")))
 
 
-def flag_parser(description: str, mode: str) -> argparse.ArgumentParser:
+def _json_object(text: str) -> Any:
+    """The value of a flag that takes a JSON object."""
+    value = json_object(text)
+    if not text.strip() or "invalid_arguments" in value:
+        raise argparse.ArgumentTypeError("not a JSON object, like '{\"top_p\": 0.9}'")
+    return value
+
+
+def flag_parser(description: str | None, mode: str) -> argparse.ArgumentParser:
     """An argument parser with the flags that both scripts have; `mode` is the default mode."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(description=description, formatter_class=raw, allow_abbrev=False)
@@ -54,7 +60,10 @@ def flag_parser(description: str, mode: str) -> argparse.ArgumentParser:
     where.add_argument("--offline", action="store_true", help="use a mock server; no key needed")
     where.add_argument("--base-url", help=f"default: MOONSHOT_BASE_URL or {DEFAULT_BASE_URL}")
     parser.add_argument("--model", help=f"default: MOONSHOT_MODEL or {DEFAULT_MODEL}")
-    parser.add_argument("--mode", choices=[*MODES, "all"], default=mode, help=f"default: {mode}")
+    how = f"how to ask (see API_README.md); default: {mode}"
+    parser.add_argument("--mode", choices=[*MODES, "all"], default=mode, help=how)
+    more = 'fields to add to each request, like \'{"reasoning_effort": "low"}\''
+    parser.add_argument("--extra-body", type=_json_object, metavar="JSON", help=more)
     return parser
 
 
@@ -66,40 +75,50 @@ def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) 
         warnings.simplefilter("ignore")  # the SDK's, about unusual replies
     for name in [name for name in os.environ if name.startswith("OPENAI_")]:
         del os.environ[name]  # meant for other programs, but the SDK would use them
-    out: Any = _Output(sys.stdout, is_stderr=False)
-    err: Any = _Output(sys.stderr, is_stderr=True)
+    out: Any = CleanOutput(sys.stdout)
+    err: Any = CleanOutput(sys.stderr)
     with redirect_stdout(out), redirect_stderr(err):
         try:
             if not args.offline:
-                return run(endpoint.read_settings(args.base_url, args.model)) or 0
+                settings = endpoint.read_settings(args.base_url, args.model)
+                out.key = err.key = settings.api_key
+                return run(settings) or 0
             from .offline import serve
 
             with serve() as url:
                 print("Offline: a mock server on this machine answers, not Kimi-K2.")
-                model = (args.model or DEFAULT_MODEL, bool(args.model))
-                return run(Settings("offline", "the mock server", url, *model)) or 0
+                named, model = bool(args.model), args.model or DEFAULT_MODEL
+                return run(Settings("offline", url, model, "the mock server", named)) or 0
         except KeyboardInterrupt:
-            print(end="\n" if _Output.unfinished else "")
+            print(end="\n" if out.column else "")
             return 130
         except BrokenPipeError:  # the reader of our output has left, as in `... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
+            print(end="\n" if out.column else "")
             print(explain(error), file=sys.stderr)
             return 2 if isinstance(error, COULD_NOT_START) else 1
 
 
 @contextmanager
-def connect(settings: Settings) -> Iterator[tuple[Any, str]]:
+def prepared(settings: Settings) -> Iterator[tuple[Any, str]]:
     """Yield a client and the model to use, in a `with` block; print a line for each step."""
     end = f" ...{settings.api_key[-4:]}" if len(settings.api_key) > 8 else ""
     print(f"config  {settings.base_url}, key{end} from {settings.key_source}")
-    with endpoint.make_client(settings) as client:
+    with endpoint.make_client(settings, on_retry=_announce) as client:
         print("key     ", end="")
         served = endpoint.list_models(client)
         # Some endpoints list their models to anybody, so this does not prove that the key is valid.
-        print(f"not rejected; models listed: {len(served)}" if served else "no models listed here")
+        models = f"{len(served)} model{'s' * (len(served) > 1)}" if served else ""
+        print(f"not refused so far; {models} listed" if served else "no models listed here")
         print("model   ", end="")
         model, remark = endpoint.choose_model(settings, served)
         print(f"{model}\n        {remark}".rstrip())
         yield client, model
+
+
+def _announce(notice: str) -> None:
+    """Say why a check waits, where it waits; what follows stands below, in the same column."""
+    column = getattr(sys.stdout, "column", 0)
+    print(f"{notice}\n{' ' * column}", end="", file=sys.stderr)
