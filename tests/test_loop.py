@@ -60,8 +60,9 @@ def fragment(arguments=None, name=None, **fields):
     return {**fields, "function": {k: v for k, v in function.items() if v is not None}}
 
 
-def stream_call(*fragments, reason="tool_calls"):
-    return sse(*[delta(tool_calls=[each]) for each in fragments], delta(reason))
+def stream_call(*fragments, usage=None):
+    chunks = [delta(tool_calls=[each]) for each in fragments]
+    return sse(*chunks, delta("tool_calls"), *([usage] if usage else []))
 
 
 # --- the loop itself ------------------------------------------------------------------------
@@ -447,6 +448,17 @@ FRAGMENTS = {
         + [fragment(part, index=0, id="") for part in cut(S, 5)],
         TWO[:1]),
     "arguments as an object": ([fragment(json.loads(S), "calculate", **FIRST)], TWO[:1]),
+    "a new id in every fragment": (
+        [fragment("", "calculate", index=0, id="a"), fragment(S[:9], index=0, id="b"),
+         fragment(S[9:], index=0, id="c")], TWO[:1]),
+    "one tool twice, index 0, no ids": (
+        [fragment(S, "calculate", index=0), fragment(S, "calculate", index=0)],
+        [TWO[0], ("functions.calculate:1", "calculate", S)]),
+    "id and name repeated in an empty last fragment": (
+        [fragment(S, "calculate", **FIRST), fragment("", "calculate", **FIRST)], TWO[:1]),
+    "a function that is null": (
+        [fragment(S[:9], "calculate", **FIRST), {"index": 0, "function": None},
+         fragment(S[9:], index=0)], TWO[:1]),
     "an empty fragment": ([{"function": None}, fragment(S, "calculate", id=SUM["id"])], TWO[:1]),
 }  # fmt: skip
 
@@ -459,6 +471,42 @@ def test_calls_are_put_together(http, client, heard, case):
     calls = [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c, _ in heard.tools]
     assert calls == expected
     assert all(json_object(arguments) for _, _, arguments in calls)
+
+
+def test_in_a_whole_reply_every_element_is_a_call(http, client, heard):
+    again = [{**SUM, "index": 0, "id": None}] * 2
+    route(http, "non-streaming", called(*again), said())
+    heard.run(client)
+    assert [result for _, result in heard.tools] == [RESULT, RESULT]
+
+
+def labelled(kind, response):
+    return httpx.Response(200, headers={"content-type": kind}, content=response.content)
+
+
+WORDS = [delta(content="It is "), delta(content="42.")]
+BODIES = {
+    "events labelled as JSON": labelled("application/json", sse(*WORDS, delta("stop"))),
+    "an object labelled as a stream": labelled("text/event-stream", said()),
+    "an object labelled as text": labelled("text/plain", said()),
+    "an object without a finish reason": said(reason=None),
+    "[DONE] without a finish reason": sse(*WORDS),
+    "a message after the deltas": sse(*WORDS, {"choices": [{"message": {"content": ANSWER}, "finish_reason": "stop"}]}),
+    "only a message": sse({"choices": [{"message": {"content": ANSWER}, "finish_reason": "stop"}]}),
+    "a list of parts": said([{"type": "text", "text": "It is "}, {"text": "42."}, {"type": "image_url"}]),
+    "parts in a delta": sse(delta(content=[{"type": "text", "text": ANSWER}])),
+    "a refusal": said(None, refusal=ANSWER),
+    "an event in several lines": sse('data: {"choices": [{"delta":\ndata: {"content": "It is 42."}}]}\n\n'),
+    "carriage returns": labelled("x", httpx.Response(200, content=sse(*WORDS).content.replace(b"\n", b"\r\n"))),
+    "an unknown finish reason": sse(*WORDS, delta("eos_token")),
+}  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize("case", BODIES)
+def test_a_body_is_what_its_first_characters_say(http, client, heard, mode, case):
+    route(http, mode, BODIES[case])
+    assert heard.run(client, mode) == "".join(heard.text) == ANSWER
 
 
 def test_several_fragments_in_one_chunk(http, client, heard):
@@ -559,6 +607,140 @@ def test_truncated_or_nameless_calls_are_not_run(http, client, heard, mode, reas
 def test_what_looks_like_a_marker_is_shown_in_the_end(http, client, heard):
     route(http, "streaming", sse(delta("stop", content="a <| b <|tool")))
     assert heard.run(client, "streaming") == "".join(heard.text) == "a <| b <|tool"
+
+
+PARIS = {**WEATHER, "id": "functions.get_weather:1"}
+QUOTED = {
+    "in the middle": (f"The page says {marked(SUM)}, but I will not.", None, []),
+    "a quoted one, then a real one": (f"It says {marked(SUM)}. So: {marked(PARIS)}\n", None, ["Paris"]),
+    "in the thinking": ("No, I will not.", marked(SUM), []),
+    "in the middle of the thinking": ("", f"I could {marked(SUM)}, but no: {marked(PARIS)}", ["Paris"]),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("case", QUOTED)
+def test_a_call_that_is_only_quoted_is_not_run(http, client, heard, mode, case):
+    content, thought, results = QUOTED[case]
+    thinking = {"reasoning_content": thought} if thought else {}
+    route(http, mode, reply(mode, content, **thinking), reply(mode, ANSWER))
+    heard.run(client, mode)
+    assert [result["city"] for _, result in heard.tools] == results
+    assert "<|" not in "".join(heard.text)
+
+
+CUT = [({"max_tokens": 7}, 7, MODES), ({"extra_body": {"max_tokens": 7}}, 7, MODES),
+       ({}, 4096, ["manual"]), ({}, 16_000, ["anthropic"])]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens", "mode"), [(o, t, mode) for o, t, modes in CUT for mode in modes]
+)
+def test_a_reply_that_used_up_its_limit_was_cut(http, client, heard, options, tokens, mode):
+    """vLLM up to 0.32 then says tool_calls and fills in {}."""
+    response = reply(mode, "", call("now", "{}", "functions.now:0"))
+    if mode == "streaming":
+        usage = {"choices": [], "usage": {"completion_tokens": tokens}}
+        response = stream_call(call("now", "{}"), usage=usage)
+    else:
+        names = {"input_tokens": 1, "output_tokens": tokens, "completion_tokens": tokens}
+        response = httpx.Response(200, json={**response.json(), "usage": names})
+    route(http, mode, response)
+    now = [{"type": "function", "function": {"name": "now"}}]
+    heard.fails(client, mode, f"limit of {tokens} tokens", tools=now, functions={"now": dict}, **options)
+
+
+@ALL
+def test_extra_body_is_merged_into_every_request_and_wins(http, client, heard, mode):
+    posted = route(http, mode, reply(mode, "", SUM), reply(mode, ANSWER))
+    extra = {"reasoning_effort": "low", "model": "another", "max_tokens": 99}
+    heard.run(client, mode, extra_body=extra)
+    assert [{name: sent(posted, n)[name] for name in extra} for n in (0, 1)] == [extra, extra]
+
+
+@BOTH
+@pytest.mark.parametrize("thought", ["Hm.", ""])
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_once_there_was_reasoning_every_call_has_some(http, client, heard, mode, thought, field):
+    replies = [reply(mode, "", SUM, **{field: thought}), reply(mode, "", SUM), reply(mode, ANSWER)]
+    posted = route(http, mode, *replies)
+    heard.run(client, mode)
+    first, second = [m for m in sent(posted)["messages"] if m["role"] == "assistant"]
+    assert [m["reasoning_content"] for m in (first, second)] == [thought or " ", " "]
+    assert first.get(field) == (thought if field == "reasoning" else thought or " ")
+    posted = route(http, "anthropic", reply("anthropic", ANSWER))
+    heard.run(client, "anthropic", [*heard.messages, {"role": "user", "content": "?"}])
+    kinds = [b["type"] for turn in sent(posted)["messages"] for b in turn["content"]]
+    assert kinds.count("thinking") == bool(thought)
+
+
+def test_thinking_goes_back_with_its_signature_and_only_to_anthropics_route(http, client, heard):
+    blocks = [{"type": "thinking", "thinking": "", "signature": "s"}, {"type": "thinking", "signature": "t"},
+              {"type": "redacted_thinking", "data": "x"}]  # fmt: skip
+    use = {"type": "tool_use", "id": "x", "name": "calculate", "input": json.loads(S)}
+    usage = {"input_tokens": 3, "output_tokens": 4}
+    first = httpx.Response(200, json={"content": [*blocks, use], "stop_reason": "tool_use", "usage": usage})
+    posted = route(http, "anthropic", first, reply("anthropic", ANSWER))
+    heard.run(client, "anthropic")
+    assert sent(posted)["messages"][1]["content"][:3] == blocks
+    assert heard.replies[0].usage == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    chat = route(http, "non-streaming", said())
+    heard.run(client, messages=[*heard.messages, {"role": "user", "content": "?"}])
+    assert "thinking_blocks" not in json.dumps(sent(chat))
+
+
+def test_the_sdks_own_objects_can_be_in_the_history(http, client, heard):
+    posted = route(http, "non-streaming", called(SUM), said())
+    message = client.chat.completions.create(model=MODEL, messages=[]).choices[0].message
+    result = {"role": "tool", "tool_call_id": SUM["id"], "content": "42"}
+    by_hand = {"role": "assistant", "content": None, "tool_calls": message.tool_calls}
+    for made in (message, by_hand):
+        route(http, "non-streaming", said())
+        heard.run(client, messages=[{"role": "user", "content": "?"}, made, result])
+        assert sent(posted)["messages"][1]["tool_calls"] == [SUM]
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"functions": {}}, "functions does not have it"), ({"mode": "x"}, "no mode 'x'"),
+        ({"tools": [{"type": "function", "function": {"name": "pay"}}]}, "'pay'"),
+        ({"messages": ["Hi"]}, "no message"), ({"messages": [{"content": "Hi"}], "mode": "manual"}, "Unexpected"),
+    ],
+)  # fmt: skip
+def test_a_mistake_of_the_caller_is_said_before_anything_is_sent(http, client, options, hint):
+    with pytest.raises(KimiError, match=hint):
+        run_loop(client, MODEL, **{"messages": [{"role": "user", "content": "?"}], **options})
+    assert not http.calls
+
+
+@ALL
+def test_what_a_callback_raises_is_not_changed(http, client, mode):
+    def fail(*_):
+        raise TypeError("mine")
+
+    for callback in ("on_text", "on_reply", "on_tool"):
+        route(http, mode, reply(mode, "Let me see.", SUM))
+        with pytest.raises(TypeError, match="mine"):
+            run_loop(client, MODEL, [{"role": "user", "content": "?"}], mode, **{callback: fail})
+
+
+@pytest.mark.parametrize(
+    ("written", "kept", "sent_back"),
+    [
+        ("functions.get_weather:0", "get_weather", "get_weather"),
+        ("functionsget_weather5", "get_weather", "get_weather"),
+        ("functions_get_weather_1", "get_weather", "get_weather"),
+        ("look up!", "look up!", "look_up_"), ("1st", "1st", "_1st"), ("天气", "天气", "__"),
+    ],
+)  # fmt: skip
+def test_which_tool_is_meant(http, client, heard, written, kept, sent_back):
+    posted = route(http, "non-streaming", called(call(written, W)), said())
+    heard.run(client)
+    assert heard.messages[1]["tool_calls"][0]["function"]["name"] == heard.messages[2]["name"] == kept
+    back = sent(posted)["messages"]
+    assert [back[1]["tool_calls"][0]["function"]["name"], back[2]["name"]] == [sent_back] * 2
+    assert ("error" in heard.tools[0][1]) is (kept != "get_weather")
 
 
 # --- where Anthropic's route is, and from one mode into another -----------------------------------

@@ -1,11 +1,14 @@
 """The two tools, and run_tool."""
 
 import ast
+import asyncio
 import json
 import subprocess
 import sys
 import time
 import tracemalloc
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -234,6 +237,70 @@ def test_a_parameter_without_a_type_takes_anything():
     for value in ("true", "1", '"a"', "null", "[]"):
         got = run_mine(lambda x: {"got": x}, f'{{"x": {value}}}', parameters=parameters)
         assert got == {"got": json.loads(value)}
+
+
+CITY = {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments", "got"),
+    [
+        ({"properties": {"x": CITY}}, '{"x": "a\n\tb"}', {"x": "a\n\tb"}),  # raw line breaks
+        ({"properties": {"x": CITY}}, json.dumps('{"x": "a"}'), {"x": "a"}),  # JSON within JSON
+        ({"properties": {"x": CITY}}, '{"x": null}', {}),
+        ({"properties": {"x": {"enum": ["a"]}}}, '{"x": null}', {}),
+        ({"properties": {"x": {"type": ["string", "null"]}}}, '{"x": null}', {"x": None}),
+        ({"properties": {"x": {"type": "integer"}}}, '{"x": 5.0}', {"x": 5}),
+        ({"properties": {"x": {"type": "integer", "enum": [5]}}}, '{"x": 5.0}', {"x": 5}),
+        ({"properties": {}, "additionalProperties": True}, '{"y": 1}', {"y": 1}),
+        ({"properties": {}, "additionalProperties": {"type": "string"}}, '{"y": 1}', {"y": 1}),
+        ({"properties": {"x": True}}, '{"x": [1]}', {"x": [1]}), ({}, '{"x": 1}', {"x": 1}),
+        ({"properties": {"x": {"type": "file"}}}, '{"x": 1}', {"x": 1}),
+    ],
+)  # fmt: skip
+def test_what_can_be_understood_is(schema, arguments, got):
+    assert run_mine(lambda **values: {"got": values}, arguments, parameters=schema) == {"got": got}
+
+
+def test_what_the_schema_does_not_allow_is_refused():
+    required = {"properties": {"x": CITY}, "required": ["x"]}
+    closed = {"properties": {}, "additionalProperties": False}
+    for schema, arguments in ((required, '{"x": null}'), (closed, '{"y": 1}')):
+        assert "error" in run_mine(lambda **values: values, arguments, parameters=schema)
+
+
+ODD = [None, "x", {}, {"type": "web_search"}, {"function": None}, {"function": {}}]
+
+
+def test_tools_of_another_shape_disturb_nobody():
+    search = {"type": "builtin_function", "function": {"name": "$web_search"}}
+    found = run_tool("$web_search", '{"id": 1}', [*ODD, search], {"$web_search": lambda **given: given})
+    assert found == {"id": 1}
+    for tools_ in (ODD, 5, None, [{"function": {"name": ["x"]}}]):
+        assert "error" in run_tool("x", "{}", tools_, {"x": dict})
+    for name, arguments in ((None, None), (5, 5), ("get_weather", {"city": {}}), ("", "[" * 10**5)):
+        assert "error" in run_tool(name, arguments)
+
+
+def test_an_async_function_is_awaited():
+    async def wait():
+        await asyncio.sleep(0)
+        return {"ok": True}
+
+    async def notebook():  # a loop is running here
+        return run_mine(wait)
+
+    assert run_mine(wait) == asyncio.run(notebook()) == {"ok": True}
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [(date(2026, 1, 2), "2026-01-02"), (datetime(2026, 1, 2), "2026-01-02 00:00:00"),
+     (Decimal("0.10"), "0.10"), (Path("a"), "a"), (object(), None), ({1}, None), (print, None)],
+)  # fmt: skip
+def test_only_what_text_says_becomes_text(returned, text):
+    result = run_mine(lambda: {"x": returned})
+    assert result == {"x": text} if text else "is not JSON" in result["error"]
 
 
 def test_json_object_and_quote():
