@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import socket
-import sys
+import socketserver
 import threading
 import time
 from contextlib import contextmanager
@@ -34,6 +34,7 @@ KEY = "sk-secret-0123456789-planted-cdef"
 URL = "https://engine.test/v1"
 CHAT = f"{URL}/chat/completions"
 MODEL = "moonshotai/Kimi-K2-Instruct"
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 _connect = socket.socket.connect
 real_sleep = time.sleep
 
@@ -83,15 +84,11 @@ def call(name="calculate", arguments='{"expression": "6 * 7"}', call_id="functio
     return {"id": call_id, "type": "function", "function": function}
 
 
-USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-
-
 def said(content="It is 42.", reason="stop", usage=USAGE, **message):
     """A chat completion."""
     message = {"role": "assistant", "content": content, **message}
-    choice = {"index": 0, "message": message, "finish_reason": reason}
-    whole = {"object": "chat.completion", "choices": [choice], "usage": usage}
-    return httpx.Response(200, json=whole)
+    choices = [{"index": 0, "message": message, "finish_reason": reason}]
+    return httpx.Response(200, json={"choices": choices, "usage": usage})
 
 
 def called(*calls, content=None, reason="tool_calls", **message):
@@ -112,12 +109,12 @@ PAGE = httpx.Response(200, html="<html><body>Please log in</body></html>")
 
 def marked(*calls):
     """Calls as Kimi-K2 writes them."""
-    written = [
+    written = "".join(
         f"<|tool_call_begin|>{each['id']}<|tool_call_argument_begin|>"
         f"{each['function']['arguments']}<|tool_call_end|>"
         for each in calls
-    ]
-    return f"<|tool_calls_section_begin|>{''.join(written)}<|tool_calls_section_end|>"
+    )
+    return f"<|tool_calls_section_begin|>{written}<|tool_calls_section_end|>"
 
 
 def delta(reason=None, **fields):
@@ -126,8 +123,8 @@ def delta(reason=None, **fields):
 
 def sse(*events, done=True, headers=None):
     """A stream of server-sent events; strings are sent as they are."""
-    lines = [e if isinstance(e, str) else f"data: {json.dumps(e)}\n\n" for e in events]
-    text = "".join(lines) + ("data: [DONE]\n\n" if done else "")
+    events = [*events, "data: [DONE]\n\n"] if done else events
+    text = "".join(e if isinstance(e, str) else f"data: {json.dumps(e)}\n\n" for e in events)
     headers = headers or {"content-type": "text/event-stream"}
     return httpx.Response(200, headers=headers, content=text.encode())
 
@@ -143,16 +140,14 @@ def reply(mode, content, *calls, reason=None, usage=USAGE, **fields):
         choice = {"index": 0, "text": text, "finish_reason": reason or "stop"}
         return httpx.Response(200, json={"choices": [choice], "usage": usage})
     if mode == "anthropic":
-        functions = [each["function"] for each in calls]
         blocks = [{"type": "text", "text": content}] if content else []
-        blocks += [
-            {"type": "tool_use", "id": "x", "name": f["name"], "input": json.loads(f["arguments"])}
-            for f in functions
-        ]
+        for function in [each["function"] for each in calls]:
+            arguments = json.loads(function["arguments"])
+            use = {"type": "tool_use", "id": "x", "name": function["name"], "input": arguments}
+            blocks.append(use)
         reason = reason or ("tool_use" if calls else "end_turn")
-        names = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
-        if isinstance(usage, dict):
-            usage = {names[name]: usage[name] for name in names if name in usage}
+        counts = usage["prompt_tokens"], usage["completion_tokens"]
+        usage = dict(zip(("input_tokens", "output_tokens"), counts))
         return httpx.Response(200, json={"content": blocks, "stop_reason": reason, "usage": usage})
     reason = reason or ("tool_calls" if calls else "stop")
     if mode == "non-streaming":
@@ -180,26 +175,17 @@ def everything_sent(http):
 
 
 @contextmanager
-def socket_server(*answers):
-    """A server on a real socket: answers each request with raw bytes and hangs up."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    queue = list(answers)
+def socket_server(answer):
+    """A server on a real socket: answers each request with these bytes and hangs up."""
 
-    def run():
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.recv(65536)
-                connection.sendall(queue.pop(0) if len(queue) > 1 else queue[0])
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(65536)
+            self.request.sendall(answer)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR) if sys.platform == "linux" else None
-        listener.close()
-        thread.join(2)
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        finally:
+            server.shutdown()

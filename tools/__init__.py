@@ -20,7 +20,7 @@ TOOLS: list[Json] = [WEATHER_TOOL, CALCULATOR_TOOL]
 FUNCTIONS: dict[str, Callable[..., Any]] = {"get_weather": get_weather, "calculate": calculate}
 
 # JSON Schema's type names, and the Python types that fit them.
-_TYPES: dict[str, type | tuple[type, ...]] = {
+_TYPES: dict[str, Any] = {
     "string": str, "number": (int, float), "integer": int, "boolean": bool, "array": list,
     "object": dict, "null": type(None),
 }  # fmt: skip
@@ -29,13 +29,12 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 def run_tool(
     name: str, arguments: str, tools: list[Any] = TOOLS, functions: dict[str, Any] = FUNCTIONS
 ) -> Json:
-    """Run one tool call of the model and return the result.
+    """Run one tool call of the model and return the result, a dict of JSON values.
 
     `name` and `arguments` (JSON text) are as the model wrote them; `tools` has the schemas,
-    `functions` the functions by name, which may be async. Returns the function's result as a dict
-    of JSON values. Never raises: an unknown tool, broken JSON, a missing, unknown or mistyped
-    parameter and an exception in the function become {"error": "…"}, which tells the model what to
-    change. Only the top level of the schema is checked: nested values are the function's business.
+    `functions` the functions by name, which may be async. Never raises: an unknown tool, broken
+    JSON, a missing, unknown or mistyped parameter and an exception in the function become
+    {"error": "…"}, which tells the model what to change. Only the top level of a schema is checked.
     """
     try:
         schemas = {each: schema for each, schema in described(tools).items() if each in functions}
@@ -61,15 +60,10 @@ def described(tools: Iterable[Any]) -> dict[str, Json]:
 
 
 def meant(name: str, offered: Iterable[str]) -> str:
-    """The offered tool that a name means, or the name itself if that is not exactly one.
-
-    Now and then, the model writes the id as the name (functions.calculate:0, functions_calculate_0,
-    functionscalculate0).
-    """
-    fits = [
-        each for each in offered
-        if re.fullmatch(rf"\s*(functions)?[._]?{re.escape(each)}(\s*[:._]?\s*\d+)?\s*", name)
-    ]  # fmt: skip
+    """The offered tool that a name means, or the name itself if that is not exactly one. Now and
+    then, the model writes the id as the name: functions.calculate:0, functionscalculate0."""
+    form = r"\s*(functions)?[._]?{}(\s*[:._]?\s*\d+)?\s*"
+    fits = [each for each in offered if re.fullmatch(form.format(re.escape(each)), name)]
     return fits[0] if len(fits) == 1 and name not in offered else name
 
 
@@ -91,7 +85,11 @@ def _problem(name: str, arguments: Json, parameters: Json) -> str | None:
         types = [types] if isinstance(types, str) else types
         if isinstance(value, float) and value.is_integer() and "number" not in types:
             value = arguments[key] = int(value)
-        fits = any(_is_of_type(value, each) for each in types)
+        # To Python, True is an int; to JSON Schema it is not.
+        kinds = [_TYPES.get(each, object) for each in types]
+        fits = isinstance(value, tuple(kinds))
+        if isinstance(value, bool):
+            fits = bool in kinds or object in kinds
         if value is None and key not in required and not (fits and None in (choices or [None])):
             del arguments[key]
         elif not fits:
@@ -100,12 +98,6 @@ def _problem(name: str, arguments: Json, parameters: Json) -> str | None:
             known = ", ".join(map(str, choices))
             return f"The parameter {key!r} of {name} must be one of: {known}."
     return None
-
-
-def _is_of_type(value: Any, name: str) -> bool:
-    if isinstance(value, bool) and name in ("integer", "number"):
-        return False  # to Python, True is an int; to JSON Schema it is not
-    return isinstance(value, _TYPES.get(name, object))
 
 
 def _finished(result: Any) -> Any:

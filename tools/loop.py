@@ -47,7 +47,7 @@ def run_loop(
     threads. Besides what a callback raises, it raises only KimiError or openai.OpenAIError;
     `explain` makes a message of either. After any exception, calling it again goes on.
     """
-    offered = described(tools)
+    offered = described(tools or [])
     if mode not in MODES:
         raise KimiError(f"There is no mode {mode!r}", f"Use one of: {', '.join(MODES)}.")
     for name in offered:
