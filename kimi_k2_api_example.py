@@ -5,15 +5,15 @@
     python kimi_k2_api_example.py --prompt "Is it warmer in Cairo or in Sydney?"
     python kimi_k2_api_example.py --mode anthropic --temperature 0.6
 
-1 your function and the loop, 2 streaming, 3 what the server does for you, 4 the ready-made loop.
+1 your function and the loop, 2 streaming, 3 manual parsing, 4 the ready-made loop.
 
 A language model only writes text. With tool calling, you describe your functions to it. When it
 needs one, it replies with the function's name and arguments; your program runs the function and
 sends back the result, and the model uses it to answer. Moonshot's API is compatible with OpenAI's,
-so the client is OpenAI's, with another address.
+so you use OpenAI's client with another address.
 
-To use a lesson in your own program, paste these lines into a file next to the tools/ folder, the
-lesson below them, and at the end: lesson_1(client, model)
+To use a lesson in your own program, create a file next to the tools/ folder. Paste these lines,
+then the lesson, and end with: lesson_1(client, model)
 
 import json
 
@@ -23,9 +23,10 @@ from tools.endpoint import connect
 from tools.kimi_format import parse, render_prompt
 from tools.loop import run_loop
 
-# A client is made in one line: OpenAI(api_key="sk-...", base_url="https://api.moonshot.ai/v1")
+# By hand: client = OpenAI(api_key="sk-...", base_url="https://api.moonshot.ai/v1")
+#          model = "kimi-k3"
 # connect() also reads MOONSHOT_API_KEY, MOONSHOT_BASE_URL and .env, waits out rate limits, and
-# picks a model. (Without a key: run "python -m tools.offline", and do what it prints.)
+# picks a model. (No key? Run "python -m tools.offline" and follow its instructions.)
 client, model = connect()
 """
 
@@ -65,30 +66,30 @@ def lesson_1(client, model):
     ]
     for _ in range(10):  # a limit, in case the model never stops calling the function
         # The server remembers nothing: every request carries the whole conversation and the tools.
-        # "auto": the model decides whether to call one.
+        # tool_choice="auto" lets the model decide whether to call a tool.
         completion = client.chat.completions.create(
             model=model, messages=messages, tools=[weather_tool], tool_choice="auto"
         )
         message = completion.choices[0].message
-        # Keep what the model said. Some servers reject null fields, or a message without content.
+        # Append the message as a dict. Some servers reject null fields, or a missing content.
         messages.append({"content": "", **message.model_dump(exclude_none=True)})
         if not message.tool_calls:
             break
-        # The model cannot run anything. It names a function and writes the arguments as JSON.
+        # The model only names a function and writes arguments, in JSON. (Lesson 2 checks them.)
         for call in message.tool_calls:
             result = json.dumps(get_weather(**json.loads(call.function.arguments)))
-            # Each call needs one "tool" message; the id says which call it belongs to.
+            # Send one "tool" message per call; the id links it to its call.
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
     for each in messages:
         print(json.dumps(each, ensure_ascii=False))
     if messages[-1]["role"] == "tool" or not messages[-1]["content"]:
-        print("(no answer: an empty reply, or still calling tools after 10 requests)")
+        print("(no answer: the reply was empty, or still a call after 10 requests)")
 
 
 def lesson_2(client, model):
     """Streaming: the same loop, but the answer appears while it is being written."""
-    # TOOLS has two such descriptions, of get_weather and calculate (see tools/). run_tool runs a
-    # call of either: it checks the arguments first, and an error becomes a result for the model.
+    # TOOLS has descriptions like the one in lesson 1, of get_weather and calculate (see tools/).
+    # run_tool checks the arguments and runs the function; an error becomes a result for the model.
     messages = [{"role": "user", "content": "What is the weather in New York, and 15 * 23.5?"}]
     print("question:", messages[0]["content"])
     for _ in range(10):
@@ -96,20 +97,20 @@ def lesson_2(client, model):
             model=model, messages=messages, tools=TOOLS, tool_choice="auto", stream=True
         )
         message = {"role": "assistant", "content": ""}
-        calls = {}  # index: the part of that call that has arrived
-        # The catch: text and calls arrive in fragments that you must join. Here are two calls.
+        calls = {}  # the index of each call: what has arrived of it
+        # Text and calls arrive in fragments that you must join. This question leads to two calls.
         for chunk in stream:
-            if not chunk.choices:  # the last chunk may have only token counts
+            if not chunk.choices:  # the last chunk may hold only the token counts
                 continue
             delta = chunk.choices[0].delta  # what this chunk adds to the message
             if delta.content:
                 print(delta.content, end="|", flush=True)  # "|" shows where a fragment ends
                 message["content"] += delta.content
-            # Thinking models send their reasoning in another field; they want it back, even empty.
+            # Thinking models send their reasoning in this field. Return it, even if it is empty.
             thought = getattr(delta, "reasoning_content", None)
             if thought is not None:
                 message["reasoning_content"] = message.get("reasoning_content", "") + thought
-            # The first fragment of a call has its id and name, the later ones add arguments.
+            # The first fragment of a call has its id and name; later ones add to its arguments.
             for part in delta.tool_calls or []:
                 if part.index not in calls:
                     print("\ncall:    ", part.function.name, end=" ")
@@ -127,18 +128,18 @@ def lesson_2(client, model):
             print("result:  ", result)
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     if messages[-1]["role"] == "tool" or not messages[-1]["content"]:
-        print("(no answer: an empty reply, or still calling tools after 10 requests)")
+        print("(no answer: the reply was empty, or still a call after 10 requests)")
 
 
 def lesson_3(client, model):
     """Manual parsing: the same loop, where the server returns raw text."""
     # So far the server has parsed the calls out of the text. Here you do that yourself, through
-    # /completions: a server that you host may have that route, Moonshot's platform does not.
+    # /completions: a server that you host may have that route; Moonshot's platform does not.
     messages = [{"role": "user", "content": "What is sqrt(2) * (3 + 4) ** 2?"}]
     shown = 0  # how much of the prompt has been printed
     for _ in range(10):
         # Conversation and tools become one text, in the format that Kimi-K2 was trained on: to the
-        # model, tools are nothing but text. <|im_user|> and the like separate the messages.
+        # model, tools are nothing but text. Without a system message, it gets Kimi-K2's default one.
         prompt = render_prompt(messages, TOOLS)
         print("prompt:  ", prompt[shown:])  # after the first time, only what is new
         shown = len(prompt)
@@ -147,7 +148,8 @@ def lesson_3(client, model):
             prompt=prompt,
             max_tokens=4096,  # by default, it stops after 16 tokens
             stop=["<|im_end|>"],  # the marker that ends a message
-            extra_body={"skip_special_tokens": False},  # keep the markers <|...|> in the text
+            # A field that OpenAI's client does not know: keep the markers <|...|> in the text.
+            extra_body={"skip_special_tokens": False},
         )
         print("text:    ", completion.choices[0].text)
 
@@ -160,20 +162,23 @@ def lesson_3(client, model):
             result = json.dumps(run_tool(call["function"]["name"], call["function"]["arguments"]))
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     if messages[-1]["role"] == "tool" or not messages[-1]["content"]:
-        print("(no answer: an empty reply, or still calling tools after 10 requests)")
+        print("(no answer: the reply was empty, or still a call after 10 requests)")
 
 
 def lesson_4(client, model):
-    """run_loop: the same loop as one function, for all four ways of asking."""
-    # It also handles what the lessons leave out: cut streams, output limits, malformed calls, and
-    # markers that the server should have parsed. Use mode "non-streaming" in a program, "streaming"
-    # where a person waits, "manual" for your own engine if it has no parser, and "anthropic" for
-    # an Anthropic-compatible route. The conversation is the same in all of them.
+    """run_loop: the same loop as one function, for the three ways above and a fourth."""
+    # Use mode "non-streaming" if only the finished answer matters, "streaming" if a person waits,
+    # "manual" for your own engine if it does not parse calls (left out here), and "anthropic" for a
+    # server that speaks Anthropic's API. The conversation is the same in all of them.
+    # run_loop also handles what the lessons leave out: interrupted streams, output limits,
+    # malformed calls. It uses TOOLS; for the tool of lesson 1, add these two:
+    # tools=[weather_tool], functions={"get_weather": get_weather}
     messages = []
     for city, mode in (("Paris", "non-streaming"), ("London", "streaming"), ("Tokyo", "anthropic")):
         messages.append({"role": "user", "content": f"What is the weather in {city}?"})
-        print("question:", messages[-1]["content"])
-        print("answer:  ", run_loop(client, model, messages, mode=mode))  # or raises KimiError
+        print(f"question ({mode}):", messages[-1]["content"])
+        # It raises KimiError or openai.OpenAIError; explain() in tools/errors.py tells what to do.
+        print("answer:  ", run_loop(client, model, messages, mode=mode))
     print("history: ", *[message["role"] for message in messages])
 
 
@@ -193,7 +198,7 @@ def tour(client, model):
             if getattr(error, "status_code", None) != 404 or lesson not in ROUTES:
                 raise
             route = ROUTES[lesson]
-            print(f"(Skipped: this server has no {route}. With --offline you can see it.)")
+            print(f"(Skipped: this server has no {route}. Add --offline to see it.)")
 
 
 def show(call, result):

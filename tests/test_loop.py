@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 from conftest import (
-    CHAT, KEY, MODEL, PAGE, S, SUM, USAGE, W, WEATHER, call, called, delta,
-    marked, reply, route, said, sent, socket_server, sse,
+    CHAT, KEY, MODEL, PAGE, SUM, USAGE, WEATHER, S, W, call, called, delta, marked, reply, route,
+    said, sent, socket_server, sse,
 )  # fmt: skip
 from openai.types.chat import ChatCompletionMessage
 
@@ -143,11 +143,11 @@ def test_a_history_from_elsewhere_is_sent_in_any_mode(http, client, heard, mode)
         assert sent(posted)["messages"] == went
 
 
-BROKEN = ('{"expression": ', "[1]", "x", '"x"', '{"x": NaN}', '{"x": 1e999}')
 ARGUMENTS = [
-    *[(text, {"invalid_arguments": text}) for text in BROKEN], ("", {}), (None, {}), (" ", {}),
-    ('{"a": "1\n2"}', {"a": "1\n2"}), (json.dumps(S), json.loads(S)),
-    ('{"expression": "\\ud83d"}', {"expression": "\ufffd"}),
+    *[(text, {"invalid_arguments": text})
+      for text in ('{"expression": ', "[1]", "x", '"x"', '{"x": NaN}', '{"x": 1e999}')],
+    ("", {}), (None, {}), (" ", {}), ('{"a": "1\n2"}', {"a": "1\n2"}),
+    (json.dumps(S), json.loads(S)), ('{"expression": "\\ud83d"}', {"expression": "\ufffd"}),
 ]  # fmt: skip
 
 
@@ -485,15 +485,13 @@ THOUGHTS = [  # (what came with each call; what goes back with each call and wit
 def test_once_there_was_a_thought_each_call_has_one(http, client, heard, mode, thoughts, went_back):
     turns = [reply(mode, "", SUM, **thought) for thought in thoughts]
     posted = route(http, mode, *turns, reply(mode, ANSWER), reply(mode, ANSWER))
-    heard.run(client, mode)
-    assert "".join(heard.text) == ANSWER
+    assert heard.run(client, mode) == ANSWER
     if thoughts[0] == {}:  # until then, nothing is sent
         assert "reasoning" not in posted.calls[1].request.content.decode()
     heard.run(client, mode, [*heard.messages, QUESTION])
     replies = [m for m in sent(posted)["messages"] if m["role"] == "assistant"]
     assert [m.get("reasoning_content") for m in replies] == went_back
-    if {"reasoning": "Hm."} in thoughts:
-        assert replies[1]["reasoning"] == "Hm."
+    assert {"reasoning": "Hm."} not in thoughts or replies[1]["reasoning"] == "Hm."
     posted = route(http, "anthropic", reply("anthropic", ANSWER))
     heard.run(client, "anthropic", heard.messages)
     blocks = [block for turn in sent(posted)["messages"] for block in turn["content"]]
@@ -503,8 +501,8 @@ def test_once_there_was_a_thought_each_call_has_one(http, client, heard, mode, t
 
 @pytest.mark.parametrize("end", ["ai", "cn"])
 def test_anthropics_thinking_goes_back_unchanged_and_only_there(http, client, heard, end):
-    signed = {"thinking": "Hm.", "signature": "s"}, {"thinking": "", "signature": "t"}, {"data": "x"}
-    thinking = [{"type": "thinking", **block} for block in signed]
+    thoughts = {"thinking": "Hm.", "signature": "s"}, {"thinking": "", "signature": ""}, {"x": 1}
+    thinking = [{"type": "thinking", **thought} for thought in thoughts]
     thinking.append({"type": "redacted_thinking", "data": "x"})
     first = reply("anthropic", "", SUM).json()
     first["content"] = thinking + first["content"]
@@ -558,12 +556,12 @@ def test_markers_in_the_thinking_are_calls_too(http, client, heard, mode, field)
     assert "<|" not in json.dumps(sent(posted)) and "".join(heard.text) == ANSWER
 
 
-BROKEN_OFF = [marked(SUM)[:-60], marked(SUM).replace(A, "0"), "<|tool_call_begin|>x:0" + marked(SUM)]
+BROKEN = [marked(SUM)[:-60], marked(SUM).replace(A, "0"), "<|tool_call_begin|>x:0" + marked(SUM)]
 
 
 @ALL
 @pytest.mark.parametrize("reason", [None, "length"])
-@pytest.mark.parametrize("text", BROKEN_OFF, ids=["truncated", "nameless", "header"])
+@pytest.mark.parametrize("text", BROKEN, ids=["truncated", "nameless", "header"])
 def test_no_call_of_a_broken_reply_is_run(http, client, heard, mode, reason, text):
     route(http, mode, reply(mode, text, reason=reason))
     heard.fails(client, mode, "Error: Tool call parsing failed")

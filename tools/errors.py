@@ -110,8 +110,8 @@ def about_body(
          "A key of a Kimi Code membership works only at https://api.kimi.com/coding/v1 or\n"
          "https://api.kimi.ai/coding/v1. For a platform key, go to https://platform.moonshot.ai"),
         (refused and on_moonshot, refusal,
-         f"Check MOONSHOT_API_KEY. A key of platform.moonshot.{other}, whose keys are separate, "
-         f"needs\nMOONSHOT_BASE_URL=https://api.moonshot.{other}/v1"),
+         "Check MOONSHOT_API_KEY. The two platforms have separate keys: one of platform.moonshot."
+         f"{other} needs\nMOONSHOT_BASE_URL=https://api.moonshot.{other}/v1"),
         (refused, refusal, "Check MOONSHOT_API_KEY and the base URL."),
         (NEXT_CYCLE in words, "The quota of this period is used up",
          "Wait for the next period (Kimi Code: 5 hours or 7 days), or use another key."),
