@@ -92,8 +92,8 @@ def about_body(
     said = quote(body, key)
     words = str(body).lower() if said else ""  # with type and code; a page says nothing
     where = f" ({status} from {host}{path})" if status != 200 else ""
-    if status == 200 and isinstance(body, dict) and isinstance(body.get("code"), int):
-        status = body["code"]
+    if status == 200 and isinstance(body, dict) and str(body.get("code")).isdecimal():
+        status = int(body["code"])
     refused = status == 401 or "no_db_connection" in words
     on_kimi_code = host in ("api.kimi.com", "api.kimi.ai")
     on_moonshot = host in ("api.moonshot.ai", "api.moonshot.cn")

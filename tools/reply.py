@@ -197,17 +197,10 @@ def whole(request: Callable[[], Any]) -> Iterator[Any]:
 def events(chunks: Iterable[bytes]) -> Iterator[Json]:
     """The JSON objects in a body, which is what its first characters say: one object, or a stream
     of server-sent events. KimiError for anything else, such as a page."""
-    try:
-        yield from _events(chunks)
-    except json.JSONDecodeError as error:
-        raise KimiError(*PAGE) from error
-
-
-def _events(chunks: Iterable[bytes]) -> Iterator[Json]:
     body = _lines(chunks)
     first = next((line.lstrip() for line in body if line.strip()), b"")
     if first and not re.match(rb"(data|event|id|retry)?:", first):
-        yield json.loads(b"\n".join([first, *body]))
+        yield _json([first, *body])
         yield DONE
         return
     data: list[bytes] = []
@@ -215,12 +208,18 @@ def _events(chunks: Iterable[bytes]) -> Iterator[Json]:
         if line.startswith(b"data:"):
             data.append(line[5:])
         elif data and not line.strip():  # a blank line ends an event
-            event = b"\n".join(data).strip()
-            if event == b"[DONE]":
+            if data[0].strip() == b"[DONE]":
                 yield DONE
                 return
-            yield json.loads(event)
+            yield _json(data)
             data.clear()
+
+
+def _json(lines: list[bytes]) -> Any:
+    try:
+        return json.loads(b"\n".join(lines).decode("utf-8-sig", "replace"))
+    except ValueError as error:
+        raise KimiError(*PAGE) from error
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
