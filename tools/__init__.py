@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from datetime import date, time
 from decimal import Decimal
 from pathlib import PurePath
+from traceback import format_exception_only
 from typing import Any
 
 from .calculator import CALCULATOR_TOOL, calculate
@@ -49,7 +50,8 @@ def run_tool(
         result = {"error": problem} if problem else _finished(functions[name](**values))
         result = json.loads(json.dumps(result, default=_as_text, allow_nan=False))
     except Exception as error:
-        return {"error": f"{name} failed: {type(error).__name__}: {error}"}
+        what = "".join(format_exception_only(type(error), error)).strip()
+        return {"error": f"{name if isinstance(name, str) else 'The tool'} failed: {what}"}
     return result if isinstance(result, dict) else {"result": result}
 
 
