@@ -172,7 +172,7 @@ def test_a_name_is_the_one_tool_that_it_means():
 
 def run_mine(function, arguments="{}", **schema):
     """Run a tool that the caller brings, in a list with some that have another shape."""
-    odd = [None, "x", {}, {"type": "web_search", "name": "x"}, {"function": None}, {"function": {}}]
+    odd = [None, "x", {}, {"type": "x", "name": "x"}, {"function": 7}, {"function": {"x": 7}}]
     mine = {"type": "builtin_function", "function": {"name": "$mine", **schema}}
     return run_tool("$mine", arguments, [*odd, mine], {"$mine": function})
 
