@@ -1,9 +1,10 @@
-"""Translates conversations in OpenAI form to Anthropic's `/v1/messages`, and replies back.
+"""Translates between messages in OpenAI form and Anthropic's `/v1/messages`, in both directions.
 
-Not supported: images and streaming.
+Not supported: images, and receiving a stream.
 """
 
 import json
+import re
 from typing import Any
 
 from .errors import SettingError
@@ -114,3 +115,29 @@ def to_completion(response: Any) -> Any:
         usage = {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": total}
     choice = {"message": to_message(response), "finish_reason": response.get("stop_reason")}
     return {"choices": [choice], "usage": usage}
+
+
+def to_response(message: Json, sent: int) -> tuple[Json, list[Json]]:
+    """The reply of `/v1/messages` for an assistant message, whole and as the events of a stream;
+    `sent` is the token count of the request. For the mock server."""
+    turns = to_request([message], None)["messages"]
+    blocks = turns[0]["content"] if turns else []
+    end = {"stop_reason": "tool_use" if "tool_calls" in message else "end_turn"}
+    usage = {"input_tokens": sent, "output_tokens": len(json.dumps(blocks)) // 4}
+    about = {"id": "offline", "type": "message", "role": "assistant", "model": "offline"}
+    whole = {**about, "content": blocks, "stop_sequence": None, **end, "usage": usage}
+    begin = {**whole, "content": [], "stop_reason": None}
+    events: list[Json] = [{"type": "message_start", "message": begin}]
+    for index, block in enumerate(blocks):
+        field, kind, text = block["type"], f"{block['type']}_delta", block.get(block["type"], "")
+        empty = {**block, field: ""}
+        if field == "tool_use":
+            field, kind, text = "partial_json", "input_json_delta", json.dumps(block["input"])
+            empty = {**block, "input": {}}
+        events.append({"type": "content_block_start", "index": index, "content_block": empty})
+        for piece in re.findall("(?s).{1,8}", text):
+            delta = {"type": kind, field: piece}
+            events.append({"type": "content_block_delta", "index": index, "delta": delta})
+        events.append({"type": "content_block_stop", "index": index})
+    last = {"type": "message_delta", "delta": {**end, "stop_sequence": None}, "usage": usage}
+    return whole, [*events, last, {"type": "message_stop"}]

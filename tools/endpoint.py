@@ -65,12 +65,10 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
 
     def pick(name: str, flag: str | None, default: str) -> tuple[str, str]:
         """The value, and where it is from."""
-        around = " \t\r\n\"'"  # quotes, too: some shells keep them
-        if flag is not None:
-            return flag.strip(around), "a flag"
-        for source, value in (("the environment", os.environ.get(name)), (".env", file.get(name))):
-            value = (value or "").strip(around)
-            if value and value not in PLACEHOLDERS:
+        found = {"a flag": flag, "the environment": os.environ.get(name), ".env": file.get(name)}
+        for source, value in found.items():
+            value = (value or "").strip(" \t\r\n\"'")  # quotes, too: some shells keep them
+            if flag is not None or value and value not in PLACEHOLDERS:
                 return value, source
         return default, "the default"
 
@@ -97,15 +95,17 @@ def _is_address(url: str) -> bool:
     """Whether it can be a base URL. A user name in it would be sent in place of the key."""
     try:
         parts = urlsplit(url)
-        usable = parts.hostname and parts.port != 0  # ValueError if the port is not a number
-    except ValueError:
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # the port is not a number
         return False
-    return bool(usable) and parts.scheme in ("http", "https") and not re.search(r"\s|//.*@", url)
+    return bool(usable) and not re.search(r"\s|//.*@", url)
 
 
 def _is_local(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "0.0.0.0", "::1") or bool(re.fullmatch(r"127(\.\d+){3}", host))
+    """Whether it is plain http to this machine."""
+    parts = urlsplit(url)
+    this = r"localhost|0\.0\.0\.0|::1|127(\.\d+){3}"
+    return parts.scheme == "http" and bool(re.fullmatch(this, parts.hostname or ""))
 
 
 def make_client(settings: Settings, on_retry: Callable[[str], object] | None = None) -> "OpenAI":
@@ -116,22 +116,20 @@ def make_client(settings: Settings, on_retry: Callable[[str], object] | None = N
 
     from .retries import PatientClient
 
-    # No proxy could reach this machine.
-    proxies = urlsplit(settings.base_url).scheme == "https" or not _is_local(settings.base_url)
     try:
-        http_client: Any = PatientClient(trust_env=proxies)
-    except OSError as error:
-        name = "SSLKEYLOGFILE" if error.filename else "SSL_CERT_FILE"
-        what = f"{name}={os.environ.get(name)} cannot be read ({error})"
-        raise SettingError(what, f"Correct the path, or unset {name}.") from error
-    except Exception as error:  # an address that HTTPX cannot use, or no package for it
-        if "socks" in str(error).lower():
+        # No proxy could reach this machine.
+        http_client: Any = PatientClient(trust_env=not _is_local(settings.base_url))
+    except Exception as error:  # OSError for a file, else an address or a package for it
+        what = f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY is not valid{quote(error)}"
+        advice = "Correct the variable, or unset it."
+        if isinstance(error, OSError):
+            name = "SSLKEYLOGFILE" if error.filename else "SSL_CERT_FILE"
+            what = f"{name}={os.environ.get(name)} cannot be read ({error})"
+            advice = f"Correct the path, or unset {name}."
+        elif "socks" in str(error).lower():
             what = "ALL_PROXY or another variable names a SOCKS proxy, which needs another package"
-            how = "Run python -m pip install socksio (with socks5:// in ALL_PROXY), or unset it."
-        else:
-            what = f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY is not valid{quote(error)}"
-            how = "Correct the variable, or unset it."
-        raise SettingError(what, how) from error
+            advice = "Run python -m pip install socksio (with socks5:// in ALL_PROXY), or unset it."
+        raise SettingError(what, advice) from error
     if on_retry:
         http_client.on_retry = on_retry
     return OpenAI(

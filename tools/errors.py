@@ -1,13 +1,9 @@
-"""Readable error messages: what happened, then what to do.
-
-The facts about Moonshot's platform are from platform.kimi.ai/docs, the rest from the engines.
-"""
+"""Readable errors: what happened, then what to do. The source is platform.kimi.ai/docs."""
 
 import re
 from typing import Any
 
-# Words that mean that the account has no credit left, or that a limit per day is reached: in both
-# cases, waiting for some minutes does not help.
+# Words of a server that mean that waiting for some minutes does not help.
 NO_BALANCE = r"current_quota|insufficient_quota|\bbalance\b"
 PER_DAY = r"\b[tr]pd\b|per.day|daily"
 NEXT_CYCLE = "refreshed in the next cycle"
@@ -41,25 +37,49 @@ class MissingKeyError(SettingError):
 
 def explain(error: BaseException) -> str:
     """The message for an exception: what happened, then what to do. It never contains the key."""
-    return mask(str(error if isinstance(error, KimiError) else understood(error)))
+    return mask(str(understood(error)))
 
 
 def understood(error: BaseException) -> KimiError:
-    """Any exception as a KimiError."""
+    """Any exception as a KimiError. Classes are told by their names, which HTTPX, httpx2 and all
+    versions of the SDK share, installed or not."""
     if isinstance(error, KimiError):
         return error
     # Other exceptions may have a `status_code` or a `request` that mean something else.
     from_client = type(error).__module__.partition(".")[0] in ("openai", "httpx", "httpx2")
     known = vars(error) if from_client else {}
-    request, status = known.get("request") or known.get("_request"), known.get("status_code")
+    request, body = known.get("request") or known.get("_request"), known.get("body")
     host, path, key = "the endpoint", "", ""
     if request is not None:
         host, path = request.url.netloc.decode(), request.url.path
         key = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if status:
-        return about_body(known.get("body"), status, host, path, key)
-    said = quote(known.get("body") or error.__cause__ or error, key)
-    what, advice = _about_exception(error, said.lower(), host, path)
+    if "status_code" in known:
+        return about_body(body, known["status_code"], host + path, key)
+    said = quote(body or error.__cause__ or error, key)
+    names = {each.__name__ for e in (error, error.__cause__) for each in type(e).__mro__}
+    timeout = any("Timeout" in name for name in names)
+    at_once = "ConnectTimeout" in names or path.endswith("/models")  # should have answered
+    is_page = getattr(error, "doc", "").lstrip().startswith("<")  # of a JSONDecodeError
+    network = "Check the base URL, the network and any proxy."
+    what, advice = next(row[1:] for row in (
+        ("ImportError" in names, "A package is missing",
+         "Run .venv/bin/python, or install: python -m pip install -r requirements.txt"),
+        ("InvalidURL" in names, "An address is not valid", "Check the base URL."),
+        (is_page or "'str' object has no attribute 'choices'" in said, *PAGE),
+        (timeout and at_once, f"No reply from {host} in time", network),
+        (timeout, f"No reply from {host} in time",
+         "Try mode streaming, where a long reply arrives piece by piece, or try again later."),
+        ("CERTIFICATE_VERIFY_FAILED" in said, f"The certificate of {host} was refused",
+         "Check the base URL. Behind a company proxy, set SSL_CERT_FILE to its root certificate."),
+        (names & {"RemoteProtocolError", "ReadError"},
+         f"The connection to {host} was lost, so the reply or stream was cut",
+         "Check the base URL and the network. If they are right, run it again."),
+        (names & {"APIConnectionError", "TransportError"},
+         f"The connection to {host} failed", network),
+        ("APIError" in names, "The endpoint broke off the reply", "Try again later."),
+        (True, f"Unexpected {type(error).__name__}",
+         "This looks like a mistake in the program, or a reply of an unknown form."),
+    ) if row[0])  # fmt: skip
     # Leave out what means something only to a programmer.
     said = re.sub(r"\[SSL: \w+\] | \(_ssl\.c:\d+\)|: \"(Expecting value|'str' object).*", "", said)
     return KimiError(what + said, advice)
@@ -85,20 +105,18 @@ def quote(words: Any, key: str = "") -> str:
     return f': "{text[:300]}…"' if len(text) > 300 else f': "{text}"'
 
 
-def about_body(
-    body: Any, status: int = 200, host: str = "", path: str = "", key: str = ""
-) -> KimiError:
+def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -> KimiError:
     """A KimiError for the body of an error. Under status 200, it may name another status."""
     said = quote(body, key)
     words = str(body).lower() if said else ""  # with type and code; a page says nothing
-    where = f" ({status} from {host}{path})" if status != 200 else ""
+    where = f" ({status} from {address})" if status != 200 else ""
     if status == 200 and isinstance(body, dict) and str(body.get("code")).isdecimal():
         status = int(body["code"])
     refused = status == 401 or "no_db_connection" in words
-    on_kimi_code = host in ("api.kimi.com", "api.kimi.ai")
-    on_moonshot = host in ("api.moonshot.ai", "api.moonshot.cn")
-    other = "cn" if host.endswith(".ai") else "ai"
-    is_manual = path.endswith("/completions") and not path.endswith("/chat/completions")
+    on_kimi_code = address.startswith(("api.kimi.com/", "api.kimi.ai/"))
+    on_moonshot = address.startswith(("api.moonshot.ai/", "api.moonshot.cn/"))
+    other = "cn" if address.startswith("api.moonshot.ai/") else "ai"
+    is_manual = address.endswith("/completions") and not address.endswith("/chat/completions")
     about_model = re.search("model|provider|endpoints|function", words)
     paid = status in (403, 429) and re.search(f"{NO_BALANCE}|your quota", words)
     refusal = "The endpoint did not accept the key"
@@ -128,14 +146,13 @@ def about_body(
          "Choose another mode, or run vLLM, SGLang or llama.cpp."),
         (status == 410 or status == 404 and about_model, "Model not found",
          "Choose one that is served (MOONSHOT_MODEL)."),
-        (status == 404 and path.endswith("/messages"), "This endpoint has no route /messages",
+        (status == 404 and address.endswith("/messages"), "This endpoint has no route /messages",
          "Choose another mode."),
         (status == 404 or "unexpected endpoint" in words, "There is no API at this address",
          "Check the base URL (most end in /v1) and the model."),
         (re.search("content_filter|high risk", words), "The content filter refused the request",
          "Rephrase it."),
-        ("moonshot flavored json schema" in words,
-         "The endpoint refused the schema of one of your tools",
+        ("flavored json schema" in words, "The endpoint refused the schema of one of your tools",
          "Correct what the message names: each property needs a type, and none beside anyOf."),
         (status == 429 and "overloaded" not in words, "The rate limit is reached",
          "Wait a minute. A new account (Tier 0) may send 3 requests a minute, one at a time."),
@@ -145,32 +162,3 @@ def about_body(
         (True, "The endpoint sent an error", "Correct what the message names."),
     ) if row[0])  # fmt: skip
     return KimiError(what + where + said, advice)
-
-
-def _about_exception(error: BaseException, words: str, host: str, path: str) -> tuple[str, str]:
-    """What an exception means if there is no status, and what to do. Classes are told by their
-    names, which HTTPX, httpx2 and all versions of the SDK share, installed or not."""
-    names = {each.__name__ for e in (error, error.__cause__) for each in type(e).__mro__}
-    timeout = any("Timeout" in name for name in names)
-    is_page = getattr(error, "doc", "").lstrip().startswith("<")  # of a JSONDecodeError
-    at_once = "ConnectTimeout" in names or path.endswith("/models")  # should have answered
-    network = "Check the base URL, the network and any proxy."
-    return next(row[1:] for row in (
-        ("ImportError" in names, "A package is missing",
-         "Run .venv/bin/python, or install: python -m pip install -r requirements.txt"),
-        ("InvalidURL" in names, "An address is not valid", "Check the base URL."),
-        (is_page or "'str' object has no attribute 'choices'" in words, *PAGE),
-        (timeout and at_once, f"No reply from {host} in time", network),
-        (timeout, f"No reply from {host} in time",
-         "Try mode streaming, where a long reply arrives piece by piece, or try again later."),
-        ("certificate_verify_failed" in words, f"The certificate of {host} was refused",
-         "Check the base URL. Behind a company proxy, set SSL_CERT_FILE to its root certificate."),
-        (names & {"RemoteProtocolError", "ReadError"},
-         f"The connection to {host} was lost, so the reply or stream was cut",
-         "Check the base URL and the network. If they are right, run it again."),
-        (names & {"APIConnectionError", "TransportError"}, f"The connection to {host} failed",
-         network),
-        ("APIError" in names, "The endpoint broke off the reply", "Try again later."),
-        (True, f"Unexpected {type(error).__name__}",
-         "This looks like a mistake in the program, or a reply of an unknown form."),
-    ) if row[0])  # fmt: skip

@@ -16,7 +16,7 @@ from socketserver import ThreadingTCPServer
 from threading import Event, Thread
 from typing import Any
 
-from .anthropic_format import to_request
+from .anthropic_format import to_response
 from .messages import Json, json_object, number_calls, text_of
 from .weather import CITIES
 
@@ -75,16 +75,15 @@ def _conversation(body: Json) -> tuple[list[tuple[str, str]], list[str]]:
             if block.get("type") == "tool_result":  # Anthropic's are in user messages
                 turns.append(("tool", text_of(block.get("content"))))
         turns.append((message["role"], text_of(content)))
-    if body.get("tool_choice") in ("none", {"type": "none"}):
-        tools = []
     names = [tool.get("function", tool).get("name", "") for tool in tools]
     return [(role, text) for role, text in turns if text or role == "tool"], names
 
 
 def _answer(body: Json, script: Script) -> tuple[Json, int]:
     """The next message, complete, and about how many tokens the request has."""
-    choices = (None, "auto", "none", {"type": "auto"}, {"type": "none"})
-    if body.get("tool_choice") not in choices or body.get("n", 1) != 1:
+    choice = body.get("tool_choice") or "auto"
+    choice = choice["type"] if isinstance(choice, dict) else choice
+    if choice not in ("auto", "none") or body.get("n", 1) != 1:
         raise ValueError('the mock server supports n=1 and tool_choice "auto" or "none"')
     turns, offered = _conversation(body)
     message: Json = {"role": "assistant", **script(turns)}
@@ -92,15 +91,14 @@ def _answer(body: Json, script: Script) -> tuple[Json, int]:
     calls = []
     for call in message.pop("tool_calls", None) or []:
         name, arguments = call["function"]["name"], call["function"].get("arguments", {})
-        if name not in offered and script is not next_message:
+        if choice == "none" or name not in offered:
+            if script is next_message:
+                return {"role": "assistant", "content": ABILITIES}, 1
             raise ValueError(f"the script calls {name}, which the request does not offer")
-        if name not in offered:
-            return {"role": "assistant", "content": ABILITIES}, 1
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
         calls.append({"type": "function", "function": {"name": name, "arguments": arguments}})
-    results: list[Json] = [{"tool_calls": [{}]} for role, _ in turns if role == "tool"]
-    number_calls(calls, results)
+    number_calls(calls, [{"tool_calls": [{}]} for role, _ in turns if role == "tool"])
     return {**message, "tool_calls": calls} if calls else message, len(str(turns)) // 4 + 1
 
 
@@ -145,33 +143,9 @@ def _text(message: Json, sent: int) -> tuple[Json, list[Json]]:
     return _openai("text_completion", {"text": text, "finish_reason": "stop"}, parts, sent)
 
 
-def _blocks(message: Json, sent: int) -> tuple[Json, list[Json]]:
-    """A reply of Anthropic's `/messages`."""
-    turns = to_request([message], None)["messages"]
-    blocks = turns[0]["content"] if turns else []
-    end = {"stop_reason": "tool_use" if "tool_calls" in message else "end_turn"}
-    usage = {"input_tokens": sent, "output_tokens": len(json.dumps(blocks)) // 4}
-    about = {"id": "offline", "type": "message", "role": "assistant", "model": MODEL["id"]}
-    whole = {**about, "content": blocks, "stop_sequence": None, **end, "usage": usage}
-    begin = {**whole, "content": [], "stop_reason": None}
-    events: list[Json] = [{"type": "message_start", "message": begin}]
-    for index, block in enumerate(blocks):
-        field, kind, text = block["type"], f"{block['type']}_delta", block.get(block["type"], "")
-        empty = {**block, field: ""}
-        if field == "tool_use":
-            field, kind, text = "partial_json", "input_json_delta", json.dumps(block["input"])
-            empty = {**block, "input": {}}
-        events.append({"type": "content_block_start", "index": index, "content_block": empty})
-        for piece in _PIECES.findall(text):
-            delta = {"type": kind, field: piece}
-            events.append({"type": "content_block_delta", "index": index, "delta": delta})
-        events.append({"type": "content_block_stop", "index": index})
-    last = {"type": "message_delta", "delta": {**end, "stop_sequence": None}, "usage": usage}
-    return whole, [*events, last, {"type": "message_stop"}]
-
-
 _ROUTES = {
-    "POST /v1/chat/completions": _chat, "POST /v1/completions": _text, "POST /v1/messages": _blocks,
+    "POST /v1/chat/completions": _chat, "POST /v1/completions": _text,
+    "POST /v1/messages": to_response,
 }  # fmt: skip
 
 
@@ -192,25 +166,25 @@ class _Handler(BaseHTTPRequestHandler):
             data = self.rfile.read(int(length))
         route = f"{self.command} {self.path.partition('?')[0]}"
         bearer = self.headers.get("authorization", "").removeprefix("Bearer").strip()
+        server: Any = self.server
         if not bearer and not self.headers.get("x-api-key"):
             return self._refuse(401, "Invalid Authentication")
         if route == "GET /v1/models":
             return self._send(200, json.dumps({"object": "list", "data": [MODEL]}))
         if route not in _ROUTES:
             return self._refuse(404, f"Nothing is served at {self.path}")
-        server: Any = self.server
         try:
             body = json.loads(data)
             whole, chunks = _ROUTES[route](*_answer(body, server.script))
         except Exception as error:
-            message = f"The request or the script failed ({type(error).__name__}): {error}"
-            return self._refuse(400, message)
+            why = f"{type(error).__name__}: {error}"
+            return self._refuse(400, f"The request or the script failed ({why})")
         if not body.get("stream"):
             return self._send(200, json.dumps(whole))
-        names = [f"event: {chunk['type']}\n" if "type" in chunk else "" for chunk in chunks]
-        events = [f"{n}data: {json.dumps(c)}\n\n" for n, c in zip(names, chunks, strict=True)]
-        end = "" if "type" in chunks[0] else "data: [DONE]\n\n"
-        self._send(200, "".join(events) + end, "text/event-stream")
+        events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + ["data: [DONE]\n\n"]
+        if route == "POST /v1/messages":  # Anthropic's have names and no end
+            events = [f"event: {c['type']}\n{e}" for c, e in zip(chunks, events, strict=False)]
+        self._send(200, "".join(events), "text/event-stream")
 
     do_GET = do_POST
 
@@ -238,11 +212,9 @@ class _Server(ThreadingTCPServer):
 
 @contextmanager
 def serve(script: Script = next_message) -> Iterator[str]:
-    """Serve on a free port of 127.0.0.1 while the `with` block runs; yields the base URL.
-
-    `script` is a function of the (role, text) pairs of a conversation; it returns the next
-    assistant message in OpenAI form, where calls need no id and arguments may be a dict.
-    """
+    """Serve on a free port of 127.0.0.1 while the `with` block runs; yields the base URL. `script`
+    gets the (role, text) pairs of a conversation and returns the next assistant message in OpenAI
+    form, where calls need no id and arguments may be a dict."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.script = script
         Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
