@@ -183,21 +183,19 @@ def lesson_4(client, model):
 
 
 # The rest of this file is the command line around the lessons.
-LESSONS = (lesson_1, lesson_2, lesson_3, lesson_4)
-ROUTES = {lesson_3: "/completions", lesson_4: "/messages"}
+# A server may lack a lesson's route. In lessons 1 and 2, a 404 means a wrong model or base URL.
+LESSONS = {lesson_1: "", lesson_2: "", lesson_3: "/completions", lesson_4: "/messages"}
 
 
 def tour(client, model):
     """Run the lessons; skip one whose route this server does not have."""
-    for number, lesson in enumerate(LESSONS, 1):
+    for number, (lesson, route) in enumerate(LESSONS.items(), 1):
         print(f"\n----- Lesson {number}. {lesson.__doc__ or ''}")
         try:
             lesson(client, model)
         except Exception as error:
-            # In lessons 1 and 2, a 404 means that the model or the base URL is wrong.
-            if getattr(error, "status_code", None) != 404 or lesson not in ROUTES:
+            if getattr(error, "status_code", None) != 404 or not route:
                 raise
-            route = ROUTES[lesson]
             print(f"(Skipped: this server has no {route}. Add --offline to see it.)")
 
 

@@ -45,10 +45,10 @@ def verdict(settings: Settings, mode: str, extra_body: Json | None = None) -> in
             if mode == "all":
                 return compare_modes(client, model, extra_body)
             print("tool    ", end="")
-            answer = ask(client, model, mode, replies, on_tool=on_tool, extra_body=extra_body)
+            answer, raw = ask(client, model, mode, replies, on_tool=on_tool, extra_body=extra_body)
             print(indented(" ".join(answer.split()), settings.api_key))
             check_answer(answer)
-            if came_as_text(mode, replies):
+            if raw:
                 note = "The engine sent the call as plain text; it was parsed here instead."
                 print(indented(f"note    {note}\n{parser_flags(model)}"))
         word = "PASS"
@@ -64,14 +64,14 @@ def verdict(settings: Settings, mode: str, extra_body: Json | None = None) -> in
 
 def compare_modes(client: Any, model: str, extra_body: Json | None) -> int:
     """Print a line for each mode, then how many work; return the exit status."""
-    works, fails = 0, 0
+    works, word = 0, "PASS"
     for mode in MODES:
         print(f"{mode:14}", end="")
         start = time.monotonic()
-        replies: list[Reply] = []
         try:
-            check_answer(ask(client, model, mode, replies, extra_body=extra_body))
-            note = " (the calls came as plain text)" if came_as_text(mode, replies) else ""
+            answer, raw = ask(client, model, mode, [], extra_body=extra_body)
+            check_answer(answer)
+            note = " (the calls came as plain text)" if raw else ""
             print(f"PASS in {time.monotonic() - start:.1f} s{note}")
             works += 1
         except Exception as error:
@@ -80,28 +80,28 @@ def compare_modes(client: Any, model: str, extra_body: Json | None) -> int:
             if status == 404 and mode != "non-streaming":
                 print("not served here")
                 continue
+            word = "FAIL"
             print("FAIL: " + " ".join(explain(error).removeprefix("Error: ").split()))
-            fails += 1
             refused = status in (401, 402, 403, 429) or status >= 500 and status != 501
             if refused or type(error).__name__ == "APIConnectionError":
                 break  # the key, money or the server: no other mode can work
-    word = "FAIL" if fails else "PASS"
     print(f"{word}: {works} of {len(MODES)} modes work.")
     return int(word == "FAIL")
 
 
-def ask(client: Any, model: str, mode: str, replies: list[Reply], **options: Any) -> str:
-    """Ask the question, collect the replies, and return what stands behind any thinking in the
-    answer; raise KimiError unless the tool was called."""
+def ask(client: Any, model: str, mode: str, replies: list[Reply], **more: Any) -> tuple[str, bool]:
+    """Ask the question and collect the replies. Return what stands behind any thinking in the
+    answer, and whether calls came as raw text; raise KimiError unless the tool was called."""
     messages: list[Json] = [{"role": "user", "content": QUESTION}]
-    answer = run_loop(client, model, messages, mode, on_reply=replies.append, **options)
+    answer = run_loop(client, model, messages, mode, on_reply=replies.append, **more)
     results = [message["content"] for message in messages if message["role"] == "tool"]
     if not results:
         what = "The model answered without calling the tool, so it cannot drive an agent"
         raise KimiError(what, f"Choose another --model.\n{parser_flags(model)}")
     if not any(f'"result": {RESULT}}}' in result for result in results):
         raise KimiError(f"The model called a tool, but not for {EXPRESSION}", AGAIN)
-    return answer.rpartition("</think>")[2]
+    raw = mode != "manual" and any(reply.parsed_from_text for reply in replies)
+    return answer.rpartition("</think>")[2], raw
 
 
 def check_answer(answer: str) -> None:
@@ -110,10 +110,6 @@ def check_answer(answer: str) -> None:
     digits = r"[\W_]{0,3}".join(f"{RESULT:,}".split(","))
     if not re.search(rf"(?<!\d){digits}(?!,?\d)", answer):
         raise KimiError(f"The answer does not contain the tool's result {RESULT}", AGAIN)
-
-
-def came_as_text(mode: str, replies: list[Reply]) -> bool:
-    return mode != "manual" and any(reply.parsed_from_text for reply in replies)
 
 
 def parser_flags(model: str) -> str:

@@ -188,7 +188,9 @@ FORMS = {
         "", [("a:0", "a", '{"city": "B')], True),
     f"x{BEGIN}{CALL}functions.get_we": ("x", [("functions.get_we", "get_we", "")], True),
     f"x{CALL}": ("x", [("", "", "")], True),
-    f"x{BEGIN}functions.a:0{ARGUMENTS}{{}}{CALL_END}{END}": ("x", [], False),
+    f"x{BEGIN}functions.a:0{ARGUMENTS}{{}}{CALL_END}{END}": ("xfunctions.a:0{}", [], False),
+    f"The marker {BEGIN} opens a section, {END} ends it.": (
+        "The marker  opens a section,  ends it.", [], False),
     f"{CALL}functions.a:0{CALL}b:1{ARGUMENTS}{{}}{CALL_END}": (
         "", [("functions.a:0", "a", ""), ("b:1", "b", "{}")], True),
     f"{BEGIN}{CALL}functions.a:0{END}\n": ("\n", [("functions.a:0", "a", "")], True),
@@ -198,7 +200,9 @@ FORMS = {
     "<<|im_end|><|im_end|>|im_end|>": ("< |im_end|>", [], False),
     f"{CALL} two words:0 {ARGUMENTS}{{}}{CALL_END}": ("", [("two words:0", "two words", "{}")], False),
     f"x{CALL}functions.a:0{CALL_END}y": ("xy", [("functions.a:0", "a", "")], False),
-    f"x{BEGIN} only noise": ("x", [], False),
+    f"x{BEGIN} only noise": ("x only noise", [], False),
+    f"{BEGIN}{wrap('a:0', '{}')} is what I would write": (
+        " is what I would write", [("a:0", "a", "{}")], False),
     f"x{BEGIN}{END}y{CALL_END}{ARGUMENTS}{END}z<|im_end|>": ("xyz", [], False),
     "a <| b, <|tool, <|tool_call_begin| and <": (
         "a <| b, <|tool, <|tool_call_begin| and <", [], False),
@@ -233,6 +237,7 @@ def test_every_form_however_it_is_cut(text):
         (f"It says {wrap('pay:0', '{}')}. So: {wrap('a:1', '{}')}\n{wrap('b:2', '{}')}<|im_end|>\n", ["a", "b"]),
         (f"{BEGIN}{wrap('a:0', '{}')} noise {wrap('b:1', '{}')}{END}", ["a", "b"]),
         (f"{wrap('a:0', '{}')}<|im_en", ["a"]), ("", []),
+        (f"{BEGIN}{wrap('a:0', '{}')} is what I would write, but no.", []),
         (f"{CALL}broken:0{CALL_END} is a header. {wrap('a:1', '{}')}", ["a"]),
     ],
 )  # fmt: skip

@@ -307,9 +307,13 @@ BAD = {
     "error object": (body(object="error", message="out of order"), "out of order"),
     "error event": (sse(delta(content="It"), {"error": {"message": "on fire"}}), "on fire"),
     "named error event": (sse('event: error\ndata: {"error": "on fire"}\n\n'), "on fire"),
-    "page": (PAGE, NO_JSON), "broken JSON": (labelled("application/json", "{"), NO_JSON),
+    "page": (PAGE, NO_JSON), "broken JSON": (labelled("application/json", "{"), "broken JSON"),
     "no UTF-8": (labelled("text/event-stream", b"\xff\xfe"), NO_JSON),
-    "broken event": (sse("data: {\n\n"), NO_JSON), "cut": (sse(PIECES[0], done=False), CUT),
+    "words": (labelled("text/plain", "upstream error"), 'not a reply: "upstream error"'),
+    "broken event": (sse("data: {\n\n"), "broken JSON"), "cut": (sse(PIECES[0], done=False), CUT),
+    "a code after some text": (sse(PIECES[0], {"code": 503, "message": "boom"}), '"boom"'),
+    "a code in the error": (body(error={"code": 401, "message": "x"}), "did not accept the key"),
+    "money": (body(error={"message": "check your account balance"}), "no balance"),
     "cut in a call": (sse(delta(tool_calls=[SUM]), done=False), CUT),
     "nothing": (labelled("text/event-stream", ""), CUT), "only [DONE]": (sse(), EMPTY),
     "null message": (body(choices=[{"message": None, "finish_reason": "stop"}]), EMPTY),
@@ -399,6 +403,8 @@ EXTRA = [{"extra_body": {name: 7}} for name in ("max_tokens", "max_completion_to
 @ALL
 @pytest.mark.parametrize("options", [{}, {"max_tokens": 7}, *EXTRA, {"max_tokens": 9, **EXTRA[0]}])
 def test_a_reply_that_used_up_its_limit_was_cut(http, client, heard, mode, options):
+    if mode in ("manual", "anthropic") and options == EXTRA[1]:
+        options = {"max_tokens": 7, **EXTRA[1]}  # their routes have only the other name
     """vLLM up to 0.32 says "tool_calls" and fills in {}: enough for a tool without parameters."""
     ran, mine = [], {"tools": [{"function": {"name": "ping"}}], **options}
     mine["functions"] = {"ping": lambda: ran.append(1)}

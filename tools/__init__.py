@@ -49,7 +49,9 @@ def run_tool(
         problem = _problem(name, values, schemas[name].get("parameters") or {})
         result = {"error": problem} if problem else _finished(functions[name](**values))
         result = json.loads(json.dumps(result, default=_as_text, allow_nan=False))
-    except Exception as error:
+    except BaseException as error:  # a tool may also call sys.exit, or be cancelled
+        if isinstance(error, KeyboardInterrupt):
+            raise
         what = "".join(format_exception_only(type(error), error)).strip()
         return {"error": f"{name if isinstance(name, str) else 'The tool'} failed: {what}"}
     return result if isinstance(result, dict) else {"result": result}
@@ -64,8 +66,8 @@ def described(tools: Iterable[Any]) -> dict[str, Json]:
 def meant(name: str, offered: Iterable[str]) -> str:
     """The offered tool that a name means, or the name itself if that is not exactly one. Now and
     then, the model writes the id as the name: functions.calculate:0, functionscalculate0."""
-    form = r"\s*(functions)?[._]?{}(\s*[:._]?\s*\d+)?\s*"
-    fits = [each for each in offered if re.fullmatch(form.format(re.escape(each)), name)]
+    form, written = r"(functions)?[._]?{}([:._]?\d+)?", "".join(name.split())
+    fits = [each for each in offered if re.fullmatch(form.format(re.escape(each)), written)]
     return fits[0] if len(fits) == 1 and name not in offered else name
 
 
@@ -73,7 +75,7 @@ def _problem(name: str, arguments: Json, parameters: Json) -> str | None:
     """What is wrong with `arguments` by the schema, as a sentence for the model, or None. What can
     be understood is put right: a null that means "left out", and 5.0 for 5."""
     properties, required = parameters.get("properties") or {}, parameters.get("required") or []
-    is_open = "properties" not in parameters or parameters.get("additionalProperties")
+    is_open = parameters.get("additionalProperties", "properties" not in parameters) is not False
     for key in required:
         if key not in arguments:
             return f"{name} needs the parameter {key!r}."

@@ -110,8 +110,7 @@ def _is_local(url: str) -> bool:
 
 def make_client(settings: Settings, on_retry: Callable[[str], object] | None = None) -> "OpenAI":
     """The SDK's client: waits ten minutes for a reply, waits out rate limits, announces retries on
-    stderr, or to `on_retry(notice)`. SettingError if a certificate's or proxy's variable is wrong.
-    """
+    stderr or to `on_retry(notice)`. SettingError if a variable names a bad proxy or certificate."""
     from openai import OpenAI, Timeout
 
     from .retries import PatientClient
@@ -143,10 +142,10 @@ def list_models(client: "OpenAI") -> list[dict[str, Any]] | None:
     SDK's exception if the key is refused or rate-limited, or if there is no answer."""
     from openai import APIStatusError, Timeout
 
+    quick = Timeout(10, connect=5)
     try:
-        quick = Timeout(10, connect=5)
         body: Any = client.get("/models", cast_to=object, options={"timeout": quick})
-    except (APIStatusError, ValueError) as error:  # ValueError: broken JSON
+    except (APIStatusError, ValueError, RecursionError) as error:  # broken or hostile JSON
         if getattr(error, "status_code", None) in (401, 403, 429):
             raise
         return None
@@ -156,11 +155,12 @@ def list_models(client: "OpenAI") -> list[dict[str, Any]] | None:
 
 
 def choose_model(settings: Settings, served: list[dict[str, Any]] | None) -> tuple[str, str]:
-    """The model to use, and a remark for the user or "".
+    """The model to use, and a remark for the user or "". One that the user named is never replaced:
+    if it is not served, KimiError lists what is. The default is replaced by the closest one.
+    Without a list, either is used unchecked."""
 
-    A model that the user named is never replaced: if it is not served, KimiError lists what is. The
-    default is replaced by the closest one. Without a list, either is used unchecked.
-    """
+    if not served or any(model["id"] == settings.model for model in served):
+        return settings.model, ""
 
     def closeness(model: dict[str, Any]) -> tuple[bool, bool, bool, int, float, str]:
         name, created = model["id"].lower(), model.get("created")
@@ -170,8 +170,6 @@ def choose_model(settings: Settings, served: list[dict[str, Any]] | None) -> tup
         # The shortest: variants such as -code, -highspeed or :free are longer.
         return same, "kimi-k2" in name, "kimi" in name, -len(short), newness, model["id"]
 
-    if not served or any(model["id"] == settings.model for model in served):
-        return settings.model, ""
     closest = max(served, key=closeness)
     if not settings.named and (len(served) == 1 or any(closeness(closest)[:3])):
         how = "--model or MOONSHOT_MODEL chooses another"

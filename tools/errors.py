@@ -16,6 +16,8 @@ PAGE = (
 class KimiError(Exception):
     """An error for the user to read: `what` happened, and an `advice` what to do about it."""
 
+    status_code = 0  # the status that a body under status 200 meant
+
     def __init__(self, what: str, advice: str) -> None:
         super().__init__(what, advice)
         self.what, self.advice = what, advice
@@ -71,7 +73,7 @@ def understood(error: BaseException) -> KimiError:
          "Try mode streaming, where a long reply arrives piece by piece, or try again later."),
         ("CERTIFICATE_VERIFY_FAILED" in said, f"The certificate of {host} was refused",
          "Check the base URL. Behind a company proxy, set SSL_CERT_FILE to its root certificate."),
-        (names & {"RemoteProtocolError", "ReadError"},
+        (names & {"RemoteProtocolError", "ReadError", "DecodingError"},
          f"The connection to {host} was lost, so the reply or stream was cut",
          "Check the base URL and the network. If they are right, run it again."),
         (names & {"APIConnectionError", "TransportError"},
@@ -89,7 +91,7 @@ def mask(text: str, key: str = "") -> str:
     """`text` with "sk-..." in place of `key`, and of whatever looks like a key."""
     if len(key) > 8:  # else it is only a word like "none", for an engine that needs no key
         text = text.replace(key, "sk-...")
-    return re.sub(r"\bsk-[\w*-]{6,}", "sk-...", text)
+    return re.sub(r"\bsk-[\w*.…-]{6,}[\w*]", "sk-...", text)
 
 
 def quote(words: Any, key: str = "") -> str:
@@ -110,8 +112,12 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
     said = quote(body, key)
     words = str(body).lower() if said else ""  # with type and code; a page says nothing
     where = f" ({status} from {address})" if status != 200 else ""
-    if status == 200 and isinstance(body, dict) and str(body.get("code")).isdecimal():
-        status = int(body["code"])
+    if status == 200 and isinstance(body, dict):
+        inner = body["error"] if isinstance(body.get("error"), dict) else body
+        code = str(inner.get("code") or inner.get("status"))
+        kinds = (("authentication_error|api_key", 401), (NO_BALANCE, 402), ("rate_limit", 429))
+        meant = [number for pattern, number in kinds if re.search(pattern, words)]
+        status = int(code) if re.fullmatch("[45][0-9]{2}", code) else [*meant, 200][0]
     refused = status == 401 or "no_db_connection" in words
     on_kimi_code = address.startswith(("api.kimi.com/", "api.kimi.ai/"))
     on_moonshot = address.startswith(("api.moonshot.ai/", "api.moonshot.cn/"))
@@ -161,4 +167,6 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
          "Check the base URL, or try again."),
         (True, "The endpoint sent an error", "Correct what the message names."),
     ) if row[0])  # fmt: skip
-    return KimiError(what + where + said, advice)
+    problem = KimiError(what + where + said, advice)
+    problem.status_code = status
+    return problem

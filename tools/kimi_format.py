@@ -72,7 +72,10 @@ def render_prompt(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | 
 
 def function_name(call_id: str) -> str:
     """The NAME in an id like functions.NAME:N; "" if the id is only a counter."""
-    name = re.sub(r"\s*:\s*\d+$", "", call_id.strip().removeprefix("functions."))
+    name = call_id.strip().removeprefix("functions.")
+    before, colon, number = name.rpartition(":")
+    if colon and number.strip().isdigit():
+        name = before.strip()
     return "" if name.isdigit() else name
 
 
@@ -94,6 +97,8 @@ class ToolCallParser:
         self.truncated = False
         self._held = ""  # the end of the text, while it could become a marker
         self._in_section = False
+        self._noise: list[str] = []  # text of the section that may be no noise between calls
+        self._has_call = False  # of the section
         self._call_id: str | None = None  # of the call whose arguments are being read
         self._reading: bytearray | None = None  # an id or arguments; in bytes, to save memory
         self._shown = ""  # the last characters of the content
@@ -108,7 +113,7 @@ class ToolCallParser:
         for marker in _MARKER.finditer(text):
             shown += self._on_text(text[start : marker.start()])
             self._divided = True
-            self._on_marker(marker.group())
+            shown += self._on_marker(marker.group())
             start = marker.end()
         text = text[start:]
         self._held = _unfinished_marker(text)
@@ -117,21 +122,22 @@ class ToolCallParser:
     def close(self) -> str:
         """End the text; return what was held back, unless it belongs to a call."""
         held, self._held = self._held, ""
-        if self._is_content():
-            return held
+        if self._reading is None:
+            return self._end_section(has_end=False) + held
         self._end_call(is_cut=True)
         if self.truncated:
             self.tool_calls[-1]["function"]["arguments"] += held
         return ""
 
-    def _is_content(self) -> bool:
-        return self._reading is None and not self._in_section
-
     def _on_text(self, text: str) -> str:
-        """Return what is content, keep what belongs to a call, drop what is between calls."""
+        """Return what is content, keep what belongs to a call or stands between calls."""
         if self._reading is not None:
             self._reading += text.encode("utf-8", "surrogatepass")
-        if not text or not self._is_content():
+            return ""
+        if self._in_section:
+            self._noise.append(text)
+            return ""
+        if not text:
             return ""
         if self.final_calls and text.strip():
             self.final_calls, self.truncated = [], False
@@ -140,17 +146,29 @@ class ToolCallParser:
         self._divided, self._shown = False, (self._shown + text)[-_LONGEST:]
         return text
 
-    def _on_marker(self, marker: str) -> None:
-        """Begin or end what the marker begins or ends; drop a marker that means nothing here."""
+    def _on_marker(self, marker: str) -> str:
+        """Begin or end what the marker begins or ends; drop a marker that means nothing here.
+        Return what turns out to be content."""
         if marker == _ARGUMENTS:
             if self._reading is not None and self._call_id is None:
                 self._call_id, self._reading = self._end_reading(), bytearray()
-            return
+            return ""
         self._end_call(is_cut=marker in _TURNS)
         if marker == _CALL:
-            self._reading = bytearray()  # of the id
+            self._reading, self._has_call = bytearray(), True  # of the id
+            self._noise.clear()
+        elif marker in _SECTION:
+            self._in_section, self._has_call = True, False
         elif marker != _CALL_END:
-            self._in_section = marker in _SECTION
+            return self._end_section(has_end=True)
+        return ""
+
+    def _end_section(self, has_end: bool) -> str:
+        """Return the section's text, which is content if there was no call in it, or if the section
+        did not end: then somebody writes about the markers."""
+        text, self._in_section = "".join(self._noise), False
+        self._noise.clear()
+        return self._on_text("" if has_end and self._has_call else text)
 
     def _end_reading(self) -> str:
         text, self._reading = self._reading or b"", None

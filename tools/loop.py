@@ -47,24 +47,29 @@ def run_loop(
     threads. Besides what a callback raises, it raises only KimiError or openai.OpenAIError;
     `explain` makes a message of either. After any exception, calling it again goes on.
     """
-    offered = described(tools or [])
+    tools = tools or []
+    offered = described(tools)
     if mode not in MODES:
         raise KimiError(f"There is no mode {mode!r}", f"Use one of: {', '.join(MODES)}.")
     for name in offered:
         if name not in functions:
             what = f"tools describes {name!r}, but functions does not have it"
             raise KimiError(what, "Give both to run_loop: tools=… and functions=….")
+    if not isinstance(messages, list):
+        raise KimiError("messages is not a list", "Give run_loop a list, to which it can append.")
     limit = max_tokens or DEFAULT_LIMITS.get(mode)
     options: Json = {"model": model, "tools": tools, "max_tokens": limit}
     if temperature is not None:  # newer models accept only their default
         options["temperature"] = temperature
     if extra_body:
         options["extra_body"] = extra_body
-        limit = extra_body.get("max_completion_tokens") or extra_body.get("max_tokens") or limit
+        names = ["max_tokens"] if mode in DEFAULT_LIMITS else ["max_completion_tokens", "max_tokens"]
+        for name in set(names) & set(extra_body):  # under either name, it replaces ours
+            limit, options["max_tokens"] = extra_body[name], DEFAULT_LIMITS.get(mode)
     for _ in range(max_turns):
         try:
             history = sendable(messages, offered)
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             what = f"messages has something that is no message ({type(error).__name__}: {error})"
             raise KimiError(what, "Each message is a dict with a role and a content.") from error
         reply = collect(MODES[mode](client, messages=history, **options), on_text, limit)

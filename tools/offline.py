@@ -83,7 +83,7 @@ def _answer(body: Json, script: Script) -> tuple[Json, int]:
     """The next message, complete, and about how many tokens the request has."""
     choice = body.get("tool_choice") or "auto"
     choice = choice["type"] if isinstance(choice, dict) else choice
-    if choice not in ("auto", "none") or body.get("n", 1) != 1:
+    if choice not in ("auto", "none") or body.get("n") not in (None, 1):
         raise ValueError('the mock server supports n=1 and tool_choice "auto" or "none"')
     turns, offered = _conversation(body)
     message: Json = {"role": "assistant", **script(turns)}
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length, data = self.headers.get("content-length", "0"), b""
         if "transfer-encoding" in self.headers:  # chunks, each after its size, until one of 0
-            while size := int(self.rfile.readline(99), 16):
+            while size := int(self.rfile.readline(99).split(b";")[0], 16):
                 data += self.rfile.read(size + 2)[:-2]
             self.rfile.readline(99)
         elif length.isdigit():

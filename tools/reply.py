@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -70,17 +71,20 @@ class _Fold:
         """Take the pieces; yield the text that can be shown."""
         try:
             yield from chain.from_iterable(map(self._add_piece, pieces))
-            yield from self._show(self.content.close())
         except Exception as error:
             from openai import OpenAIError
 
             if isinstance(error, OpenAIError):
                 raise
-            raise understood(error) from error
+            # A connection that is lost after the finish reason has done its work.
+            if not self.reason or not type(error).__module__.startswith("httpx"):
+                raise understood(error) from error
+        yield from self._show(self.content.close())
 
     def _add_piece(self, piece: Any) -> Iterator[str]:
         piece = as_dict(piece)
-        if piece.get("error") or piece.get("object") == "error":
+        is_error = piece.get("error") or piece.get("object") == "error"
+        if is_error or "choices" not in piece and re.fullmatch("[45]..", str(piece.get("code"))):
             raise about_body(piece)
         if piece == DONE:
             self.reason = self.reason or "stop"
@@ -196,35 +200,39 @@ def whole(request: Callable[[], Any]) -> Iterator[Any]:
 
 def events(chunks: Iterable[bytes]) -> Iterator[Json]:
     """The JSON objects in a body, which is what its first characters say: one object, or a stream
-    of server-sent events. KimiError for anything else, such as a page."""
+    of server-sent events. KimiError for a page, for other text, and for JSON that is cut."""
     body = _lines(chunks)
-    first = next((line.lstrip() for line in body if line.strip()), b"")
-    if first and not re.match(rb"(data|event|id|retry)?:", first):
-        yield _json([first, *body])
-        yield DONE
-        return
-    data: list[bytes] = []
-    for line in chain([first], body, [b""]):
-        if line.startswith(b"data:"):
-            data.append(line[5:])
-        elif data and not line.strip():  # a blank line ends an event
-            if data[0].strip() == b"[DONE]":
+    first = next((line for line in body if line.strip()), "").lstrip("\ufeff \t\r")
+    data = ""  # of an event
+    if re.match("(data|event|id|retry)?:", first):
+        for line in chain([first], body):
+            data += line[5:].strip() if line.startswith("data:") else ""
+            if data == "[DONE]":
                 yield DONE
                 return
-            yield _json(data)
-            data.clear()
+            try:
+                event = json.loads(data)
+            except ValueError:
+                continue  # it goes on in the next line
+            yield event
+            data = ""
+    elif first:
+        data = "\n".join([first, *body])
+        if first[0] not in "{[":
+            said = quote(data) and "\ufffd" not in data
+            raise about_body(data) if said else KimiError(*PAGE)
+        with suppress(ValueError):
+            yield json.loads(data)
+            yield DONE
+            return
+    if data:
+        what = "The reply is broken JSON: it was cut, or it has another form"
+        raise KimiError(what, "Run it again; if that happens every time, check the base URL.")
 
 
-def _json(lines: list[bytes]) -> Any:
-    try:
-        return json.loads(b"\n".join(lines).decode("utf-8-sig", "replace"))
-    except ValueError as error:
-        raise KimiError(*PAGE) from error
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     rest = b""
     for chunk in chunks:
         *complete, rest = (rest + chunk).split(b"\n")
-        yield from complete
-    yield rest
+        yield from (line.decode("utf-8", "replace") for line in complete)
+    yield rest.decode("utf-8", "replace")

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from email.utils import parsedate_to_datetime
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any
 
 from openai import DefaultHttpxClient
@@ -28,9 +28,15 @@ class PatientClient(DefaultHttpxClient):
         """Send the request, and again if that can help; `on_retry` says so before."""
         host, failing = request.url.netloc.decode(), 0.0
         for retry in range(1, RETRIES + 1):
-            start, wait = time.monotonic(), 0.0
+            start = time.monotonic()
             try:
                 response = super().send(request, **options)
+                wait = seconds_to_wait(response)
+                if wait is None:
+                    return response
+                response.close()
+                what = f"{host} answered {response.status_code}"
+                what += " (rate limit)" if response.status_code == 429 else ""
             except Exception as error:
                 names = [each.__name__ for each in type(error).__mro__]
                 failing += time.monotonic() - start
@@ -38,14 +44,7 @@ class PatientClient(DefaultHttpxClient):
                 gone = retry > 1 and "ConnectError" in names
                 if gone or failing > PATIENCE or "TransportError" not in names:
                     raise
-                what = f"No connection to {host}, or its reply was cut"
-            else:
-                asked = seconds_to_wait(response)
-                if asked is None:
-                    return response
-                response.close()
-                wait, what = asked, f"{host} answered {response.status_code}"
-                what += " (rate limit)" if response.status_code == 429 else ""
+                wait, what = 0.0, f"No connection to {host}, or its reply was cut"
             what += f": waiting {wait:.0f} s" if wait >= 0.5 else ""
             self.on_retry(f"{what}; retry {retry} of {RETRIES}.")
             time.sleep(wait or 0.5 * 2 ** (retry - 1))
@@ -61,18 +60,13 @@ def seconds_to_wait(response: Any) -> float | None:
     said = response.read().decode("utf-8", "replace")
     if status == 429 and re.search(f"{NO_BALANCE}|{PER_DAY}|{NEXT_CYCLE}", said, re.I):
         return None
-    wait = named_wait(headers) or (RATE_LIMIT_WAIT if status == 429 else 0.0)
+    asked, wait = headers.get("retry-after", ""), 0.0
+    if re.fullmatch(r"\d+(\.\d*)?", headers.get("retry-after-ms", "")):
+        wait = float(headers["retry-after-ms"]) / 1000
+    elif re.fullmatch(r"\d+(\.\d*)?", asked):
+        wait = float(asked)
+    elif date := parsedate_tz(asked):
+        wait = mktime_tz((*date[:9], date[9] or 0)) - time.time()  # without a zone, it is UTC
+    if wait <= 0:
+        wait = RATE_LIMIT_WAIT if status == 429 else 0.0
     return wait if wait <= LONGEST_WAIT else None
-
-
-def named_wait(headers: Any) -> float:
-    """The wait in seconds that the headers name, as milliseconds, seconds or a date; or 0."""
-    asked = headers.get("retry-after", "")
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        if re.fullmatch(r"[\d.]+", asked):
-            return float(asked)
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0

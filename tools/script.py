@@ -23,14 +23,13 @@ class CleanOutput:
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.key = stream, ""
-        self.column = 0  # where the next text begins
+        self.line = ""  # what the last line shows so far
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII pipe has no degree sign
 
     def write(self, text: str) -> int:
         shown = mask(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text), self.key)
-        line = shown.rpartition("\n")[2]
-        self.column = len(line) + (self.column if line == shown else 0)
+        self.line = (self.line + shown).rpartition("\n")[2]
         self._stream.write(shown)
         self._stream.flush()
         return len(text)
@@ -68,9 +67,8 @@ def flag_parser(description: str | None, mode: str) -> argparse.ArgumentParser:
 
 
 def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) -> int:
-    """Call `run` with the settings and return the exit status: what `run` returns (None means 0),
-    or 130 after Ctrl-C. Any other exception is printed on stderr as a sentence; the status is then
-    2 if the script could not start, else 1."""
+    """Call `run` with the settings. Return the exit status: what `run` returns (None: 0), 130 after
+    Ctrl-C; after an exception, which is explained on stderr, 2 if it could not start, else 1."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # the SDK's, about unusual replies
     for name in [name for name in os.environ if name.startswith("OPENAI_")]:
@@ -89,14 +87,13 @@ def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) 
                 print("Offline: a mock server on this machine answers, not Kimi-K2.")
                 named, model = bool(args.model), args.model or DEFAULT_MODEL
                 return run(Settings("offline", url, model, "the mock server", named)) or 0
-        except KeyboardInterrupt:
-            print(end="\n" if out.column else "")
-            return 130
         except BrokenPipeError:  # the reader of our output has left, as in `... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except Exception as error:
-            print(end="\n" if out.column else "")
+        except (KeyboardInterrupt, Exception) as error:
+            print(end="\n" if out.line else "")
+            if isinstance(error, KeyboardInterrupt):
+                return 130
             print(explain(error), file=sys.stderr)
             return 2 if isinstance(error, COULD_NOT_START) else 1
 
@@ -104,9 +101,15 @@ def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) 
 @contextmanager
 def prepared(settings: Settings) -> Iterator[tuple[Any, str]]:
     """Yield a client and the model to use, in a `with` block; print a line for each step."""
+
+    def announce(notice: str) -> None:
+        """Say why a check waits, where it waits; what follows stands below, in the same column."""
+        indent = " " * len(getattr(sys.stdout, "line", ""))
+        print(f"{notice}\n{indent}", end="", file=sys.stderr)
+
     end = f" ...{settings.api_key[-4:]}" if len(settings.api_key) > 8 else ""
     print(f"config  {settings.base_url}, key{end} from {settings.key_source}")
-    with endpoint.make_client(settings, on_retry=_announce) as client:
+    with endpoint.make_client(settings, announce) as client:
         print("key     ", end="")
         served = endpoint.list_models(client)
         # Some endpoints list their models to anybody, so this does not prove that the key is valid.
@@ -116,9 +119,3 @@ def prepared(settings: Settings) -> Iterator[tuple[Any, str]]:
         model, remark = endpoint.choose_model(settings, served)
         print(f"{model}\n        {remark}".rstrip())
         yield client, model
-
-
-def _announce(notice: str) -> None:
-    """Say why a check waits, where it waits; what follows stands below, in the same column."""
-    column = getattr(sys.stdout, "column", 0)
-    print(f"{notice}\n{' ' * column}", end="", file=sys.stderr)
