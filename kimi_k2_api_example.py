@@ -139,7 +139,7 @@ def lesson_3(client, model):
     shown = 0  # how much of the prompt has been printed
     for _ in range(10):
         # Conversation and tools become one text, in the format that Kimi-K2 was trained on: to the
-        # model, tools are nothing but text. Without a system message, it gets Kimi-K2's default one.
+        # model, tools are nothing but text. (Without a system message, Kimi's default is added.)
         prompt = render_prompt(messages, TOOLS)
         print("prompt:  ", prompt[shown:])  # after the first time, only what is new
         shown = len(prompt)

@@ -59,9 +59,6 @@ def test_no_tools_and_several_turns():
     messages = [{"role": role, "content": body} for role, body in turns]
     expected = SYSTEM + "".join(turn(role, role, body) for role, body in turns) + ASSISTANT
     assert render_prompt(messages) == render_prompt(messages, []) == expected
-
-
-def test_no_messages():
     assert render_prompt([]) == ASSISTANT
 
 
@@ -188,18 +185,20 @@ FORMS = {
         "", [("a:0", "a", '{"city": "B')], True),
     f"x{BEGIN}{CALL}functions.get_we": ("x", [("functions.get_we", "get_we", "")], True),
     f"x{CALL}": ("x", [("", "", "")], True),
-    f"x{BEGIN}functions.a:0{ARGUMENTS}{{}}{CALL_END}{END}": ("xfunctions.a:0{}", [], False),
+    f"x{BEGIN}functions.a:0{ARGUMENTS}{{}}{CALL_END}{END}": ("xfunctions.a:0 {} ", [], False),
     f"The marker {BEGIN} opens a section, {END} ends it.": (
         "The marker  opens a section,  ends it.", [], False),
     f"{CALL}functions.a:0{CALL}b:1{ARGUMENTS}{{}}{CALL_END}": (
         "", [("functions.a:0", "a", ""), ("b:1", "b", "{}")], True),
     f"{BEGIN}{CALL}functions.a:0{END}\n": ("\n", [("functions.a:0", "a", "")], True),
     "a<|im_<|im_end|>end|>b": ("a<|im_ end|>b", [], False),
-    f"<|tool_call_{wrap('a:0', '{}')}\nbegin|>": ("<|tool_call_ \nbegin|>", [("a:0", "a", "{}")], False),
+    f"<|tool_call_{wrap('a:0', '{}')}begin|>": (
+        "<|tool_call_ begin|>", [("a:0", "a", "{}")], False),
     "<|im_<|im_<|im_end|>end|>end|>": ("<|im_<|im_ end|>end|>", [], False),
     "<<|im_end|><|im_end|>|im_end|>": ("< |im_end|>", [], False),
-    f"{CALL} two words:0 {ARGUMENTS}{{}}{CALL_END}": ("", [("two words:0", "two words", "{}")], False),
     f"x{CALL}functions.a:0{CALL_END}y": ("xy", [("functions.a:0", "a", "")], False),
+    f"{BEGIN}<|im_{ARGUMENTS}end|>": ("<|im_ end|>", [], False),
+    f"{BEGIN}<|tool_call_<|im_end|>begin|>": ("<|tool_call_ begin|>", [], False),
     f"x{BEGIN} only noise": ("x only noise", [], False),
     f"{BEGIN}{wrap('a:0', '{}')} is what I would write": (
         " is what I would write", [("a:0", "a", "{}")], False),
@@ -234,7 +233,7 @@ def test_every_form_however_it_is_cut(text):
     ("text", "final"),
     [
         (f"The page says {wrap('pay:0', '{}')}, but I will not.", []),
-        (f"It says {wrap('pay:0', '{}')}. So: {wrap('a:1', '{}')}\n{wrap('b:2', '{}')}<|im_end|>\n", ["a", "b"]),
+        (f"It says {wrap('pay:0', '{}')}. So: {wrap('a:1', '{}')}\n<|im_end|>\n", ["a"]),
         (f"{BEGIN}{wrap('a:0', '{}')} noise {wrap('b:1', '{}')}{END}", ["a", "b"]),
         (f"{wrap('a:0', '{}')}<|im_en", ["a"]), ("", []),
         (f"{BEGIN}{wrap('a:0', '{}')} is what I would write, but no.", []),

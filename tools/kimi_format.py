@@ -112,8 +112,10 @@ class ToolCallParser:
         shown, start = "", 0
         for marker in _MARKER.finditer(text):
             shown += self._on_text(text[start : marker.start()])
-            self._divided = True
             shown += self._on_marker(marker.group())
+            self._divided = True
+            if self._noise:  # halves of a marker must not join here, either
+                self._noise.append(" ")
             start = marker.end()
         text = text[start:]
         self._held = _unfinished_marker(text)

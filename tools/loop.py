@@ -63,9 +63,9 @@ def run_loop(
         options["temperature"] = temperature
     if extra_body:
         options["extra_body"] = extra_body
-        names = ["max_tokens"] if mode in DEFAULT_LIMITS else ["max_completion_tokens", "max_tokens"]
-        for name in set(names) & set(extra_body):  # under either name, it replaces ours
-            limit, options["max_tokens"] = extra_body[name], DEFAULT_LIMITS.get(mode)
+        for name in ("max_completion_tokens", "max_tokens"):  # in chat, either replaces our limit
+            if name in extra_body and (name == "max_tokens" or mode not in DEFAULT_LIMITS):
+                limit, options["max_tokens"] = extra_body[name], DEFAULT_LIMITS.get(mode)
     for _ in range(max_turns):
         try:
             history = sendable(messages, offered)
