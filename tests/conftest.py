@@ -5,10 +5,7 @@ import json
 import os
 import shutil
 import socket
-import socketserver
-import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpcore2
@@ -172,20 +169,3 @@ def sent(route, n=-1):
 
 def everything_sent(http):
     return [json.loads(each.request.content) for each in http.calls if each.request.content]
-
-
-@contextmanager
-def socket_server(answer):
-    """A server on a real socket: answers each request with these bytes and hangs up."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self):
-            self.request.recv(65536)
-            self.request.sendall(answer)
-
-    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-        finally:
-            server.shutdown()

@@ -207,12 +207,6 @@ def test_engines_are_started_with_the_flags_that_quick_test_names():
     assert parser in vllm and parser in sglang and vllm_only in vllm
 
 
-def test_the_workflow_tries_the_oldest_openai_that_is_documented():
-    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
-    oldest = re.search(r"openai==([\d.]+)\.0 python-dotenv", workflow).group(1)
-    assert f"`openai` 1.x (from {oldest})" in DOC
-
-
 def test_the_figure_is_that_of_the_code():
     (figure,) = blocks("text")
     lines = [line.removeprefix("    ") for line in loop.__doc__.splitlines()]

@@ -54,35 +54,30 @@ def turn(token, name, body):
     return f"<|im_{token}|>{name}<|im_middle|>{body}<|im_end|>"
 
 
-def test_no_tools_and_several_turns():
-    turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "北京 🌞")]
-    messages = [{"role": role, "content": body} for role, body in turns]
-    expected = SYSTEM + "".join(turn(role, role, body) for role, body in turns) + ASSISTANT
-    assert render_prompt(messages) == render_prompt(messages, []) == expected
-    assert render_prompt([]) == ASSISTANT
+OWN = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "name": "Ann", "content": [{"type": "text", "text": "a"}, {"text": "b"}]},
+    {"role": "assistant", "content": None}, {"role": "developer", "content": "x"},
+]  # fmt: skip
+OWN_TURNS = (
+    turn("system", "system", "Be brief.") + turn("user", "Ann", "ab")
+    + turn("assistant", "assistant", "") + turn("system", "developer", "x")
+)  # fmt: skip
+GREETED = [{"role": "user", "content": "北京 🌞"}, {"role": "assistant", "content": "Hello"}]
+GREETED_TURNS = turn("user", "user", "北京 🌞") + turn("assistant", "assistant", "Hello")
+TOOL = {"type": "function", "function": {"name": "天气", "description": "Größe"}}
+DECLARED = '[{"function":{"description":"Größe","name":"天气"},"type":"function"}]'
 
 
-def test_own_system_message_names_and_missing_content():
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "name": "Ann", "content": [{"type": "text", "text": "a"}, {"text": "b"}]},
-        {"role": "assistant", "content": None},
-        {"role": "developer", "content": "x"},
-    ]
-    assert render_prompt(messages) == (
-        turn("system", "system", "Be brief.")
-        + turn("user", "Ann", "ab")
-        + turn("assistant", "assistant", "")
-        + turn("system", "developer", "x")
-        + ASSISTANT
-    )
-
-
-def test_non_ascii_tools_stay_readable():
-    tool = {"type": "function", "function": {"name": "天气", "description": "Größe"}}
-    assert '[{"function":{"description":"Größe","name":"天气"},"type":"function"}]' in render_prompt(
-        [QUESTION], [tool]
-    )
+@pytest.mark.parametrize(
+    ("messages", "tools", "prompt"),
+    [
+        ([], None, ""), (GREETED, [], SYSTEM + GREETED_TURNS), (OWN, None, OWN_TURNS),
+        (OWN, [TOOL], turn("system", "tool_declare", DECLARED) + OWN_TURNS),
+    ],
+)  # fmt: skip
+def test_turns(messages, tools, prompt):
+    assert render_prompt(messages, tools) == prompt + ASSISTANT
 
 
 def test_calls_are_numbered_over_the_whole_conversation():

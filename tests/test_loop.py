@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 
 import httpcore2
 import httpx
@@ -10,7 +9,7 @@ import openai
 import pytest
 from conftest import (
     CHAT, KEY, MODEL, PAGE, SUM, USAGE, WEATHER, S, W, call, called, delta, marked, reply, route,
-    said, sent, socket_server, sse,
+    said, sent, sse,
 )  # fmt: skip
 from openai.types.chat import ChatCompletionMessage
 
@@ -18,7 +17,6 @@ from tools import FUNCTIONS, TOOLS
 from tools.errors import KimiError, explain
 from tools.loop import MODES, run_loop
 from tools.offline import serve
-from tools.reply import collect
 
 ANSWER = "It is 42."
 RESULT = {"expression": "6 * 7", "result": 42}
@@ -361,24 +359,23 @@ def test_whatever_a_server_sends_no_other_exception_is_raised(http, client, mode
 
 
 @ALL
-def test_a_connection_that_breaks_in_the_middle(heard, mode):
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 9999\r\n\r\n"
-    data = f"data: {json.dumps(delta(content='It'))}\n\n".encode()
-    with socket_server(head + data) as url, openai.OpenAI(api_key=KEY, base_url=url) as client:
-        heard.fails(client, mode, "stream was cut")
-    assert heard.text == (["It"] if mode == "streaming" else [])
-
-
-def test_text_is_shown_the_moment_it_arrives_and_a_timeout_is_a_timeout(http, client, heard):
-    def words():
-        for n, word in enumerate(["one ", "two ", "three"]):
-            assert len(heard.text) == n, "the word before was not shown yet"
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [(httpcore2.ReadTimeout, "in time"), (httpcore2.RemoteProtocolError, "was cut")],
+)
+def test_text_is_shown_the_moment_it_arrives_until_it_breaks_off(
+    http, client, heard, mode, error, hint
+):
+    def body(request):
+        for n, word in enumerate(words):
+            assert heard.text == (words[:n] if mode == "streaming" else [])
             yield f"data: {json.dumps(delta(content=word))}\n\n".encode()
-        raise httpcore2.ReadTimeout("slow")
+        raise error("x")
 
-    route(http, "streaming", httpx.Response(200, content=words()))
-    heard.fails(client, "streaming", "in time")
-    assert heard.text == ["one ", "two ", "three"]
+    words = ["one ", "two ", "three"]
+    route(http, mode).mock(side_effect=lambda request: httpx.Response(200, content=body(request)))
+    heard.fails(client, mode, hint)
+    assert heard.text == (words if mode == "streaming" else [])
 
 
 ENDINGS = {
@@ -469,14 +466,6 @@ def test_calls_are_put_together(http, client, heard, case, mode):
     heard.run(client, mode)
     assert [(c["id"], *c["function"].values()) for c, _ in heard.tools] == RESPONSES[case][1]
     assert not heard.replies[0].parsed_from_text and "<|" not in "".join(heard.text)
-
-
-def test_collecting_is_linear():
-    arguments = json.dumps({"expression": "1" * 160_000})
-    pieces = [delta(tool_calls=[fragment(0, None, C, part)]) for part in arguments]
-    start = time.process_time()
-    assert collect([*pieces, delta("stop")]).message["tool_calls"]
-    assert time.process_time() - start < 10  # it is one second; quadratic would be an hour
 
 
 THOUGHTS = [  # (what came with each call; what goes back with each call and with the answer)
