@@ -227,7 +227,6 @@ def test_every_form_however_it_is_cut(text):
 @pytest.mark.parametrize(
     ("text", "final"),
     [
-        (f"The page says {wrap('pay:0', '{}')}, but I will not.", []),
         (f"It says {wrap('pay:0', '{}')}. So: {wrap('a:1', '{}')}\n<|im_end|>\n", ["a"]),
         (f"{BEGIN}{wrap('a:0', '{}')} noise {wrap('b:1', '{}')}{END}", ["a", "b"]),
         (f"{wrap('a:0', '{}')}<|im_en", ["a"]), ("", []),
@@ -256,10 +255,6 @@ def test_text_is_held_back_only_while_it_could_become_a_marker():
     assert parser.close() == "<|tool"
 
 
-def test_deep_json_does_not_raise():
-    _, calls = parse(f"{CALL}a:0{ARGUMENTS}" + "[" * 200_000)
-    assert calls[0]["function"]["name"] == "a"
-
-
-def test_lone_surrogates_survive():
+def test_deep_json_and_lone_surrogates_do_not_raise():
+    assert outcome([f"{CALL}a:0{ARGUMENTS}" + "[" * 200_000])[1][0][1] == "a"
     assert outcome([f"\ud83d{CALL}a:0{ARGUMENTS}\ude00"])[1][0][2] == "\ude00"

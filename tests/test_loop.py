@@ -521,7 +521,6 @@ TEXTS = {  # (content, thinking, what is shown, what is run)
     "thinking of an answer": ("No, I will not.", f"Hm.{marked(PAY)}", "No, I will not.", []),
     "content and thinking": (marked(SUM), f"Hm.{marked(PAY)}", "", ["6 * 7"]),
     "beginnings of a marker": ("a <| b <|tool", "", "a <| b <|tool", []),
-    "a marker in a marker": ("a<|im_<|im_end|>end|>b", "", "a<|im_ end|>b", []),
 }  # fmt: skip
 
 

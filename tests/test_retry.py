@@ -136,3 +136,14 @@ def test_a_body_that_breaks_off_is_a_retry_like_any_other(http, client, clock, c
         ask(client)
     assert route.call_count == 2  # not again after ten minutes
     assert capsys.readouterr().err.startswith("No connection to engine.test, or its reply was cut;")
+
+
+def test_an_error_whose_body_breaks_off_is_tried_again(http, client, clock, capsys):
+    def body():
+        yield b"{"
+        raise httpcore2.ReadError("x")
+
+    http.post(CHAT).mock(side_effect=[httpx.Response(503, content=body()), said()])
+    with client.chat.completions.create(model=MODEL, messages=[], stream=True) as stream:
+        assert stream.response.status_code == 200
+    assert capsys.readouterr().err.count("; retry 1 of 4.") == 1

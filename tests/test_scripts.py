@@ -213,6 +213,13 @@ def test_all_modes_stop_after_an_error_that_none_can_escape(run, http, failure):
     assert "FAIL: 0 of 4 modes work.\n" in text
 
 
+def test_an_error_under_status_200_stops_all_modes_too(run, http):
+    body = {"error": {"code": 401, "message": "token expired"}}
+    http.post(host="engine.test").mock(side_effect=[httpx.Response(200, json=body)] * 4)
+    _, text = run(quick, "--mode", "all")
+    assert text.count("FAIL: The endpoint did not accept the key") == 1
+
+
 def test_a_notice_stands_where_the_check_waits(run, http, monkeypatch):
     """What both streams print, as a terminal shows it: each check is named before it waits."""
     both = io.StringIO()
