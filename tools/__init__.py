@@ -35,7 +35,7 @@ def run_tool(
     `name` and `arguments` (JSON text) are as the model wrote them; `tools` has the schemas,
     `functions` the functions by name, which may be async. Never raises: an unknown tool, broken
     JSON, a missing, unknown or mistyped parameter and an exception in the function become
-    {"error": "…"}, which tells the model what to change. Only the top level of a schema is checked.
+    {"error": "…"}, which tells the model what to change. Only a schema's top level is checked.
     """
     try:
         schemas = {each: schema for each, schema in described(tools).items() if each in functions}

@@ -95,8 +95,7 @@ def mask(text: str, key: str = "") -> str:
 
 
 def quote(words: Any, key: str = "") -> str:
-    """A server's message as `: "…"`, in one line, masked and cut; "" if there is no message, or it
-    is an HTML page."""
+    """A server's message as `: "…"`, in one line, masked and cut; "" for none, or for a page."""
     while isinstance(words, dict):
         names = [name for name in ("message", "detail", "msg", "error") if words.get(name)]
         words = words[names[0]] if names else str(words)

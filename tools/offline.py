@@ -2,8 +2,9 @@
 
 Any client on this machine can use it; it serves `/models` and the routes of all modes, whole and
 streamed. It is a script, not a model: it calls get_weather for each city and calculate for each
-calculation in the question, and builds an answer from the results. `serve(script=…)` plays another
-script, to test an agent with tools of its own. `python -m tools.offline` serves until Ctrl-C.
+calculation in the question, and builds an answer from the results. `serve(script=…)` plays
+another script, to test an agent with tools of its own. `python -m tools.offline` serves until
+Ctrl-C.
 """
 
 import json
