@@ -158,3 +158,11 @@ def test_a_mistake_in_the_program_is_called_that(error):
 def test_our_own_errors_are_their_text():
     assert explain(KimiError("This", "Do that.")) == "Error: This.\nDo that."
     assert explain(KimiError(f"with {KEY}", "x")) == "Error: with sk-....\nx"
+
+
+def test_a_long_wait_that_the_server_names_is_the_advice(http, client):
+    limited = status(429, "slow down", **{"retry-after": "3600"})
+    http.get(f"{URL}/models").mock(return_value=limited)
+    with pytest.raises(openai.RateLimitError) as raised:
+        client.models.list()
+    assert explain(raised.value).endswith("\nThe server asks to wait 3600 seconds.")

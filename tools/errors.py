@@ -56,12 +56,16 @@ def understood(error: BaseException) -> KimiError:
         host, path = request.url.netloc.decode(), request.url.path
         key = request.headers.get("authorization", "").removeprefix("Bearer ")
     if "status_code" in known:
-        return about_body(body, known["status_code"], host + path, key)
+        problem = about_body(body, known["status_code"], host + path, key)
+        asked = known["response"].headers.get("retry-after", "")
+        if re.fullmatch(r"\d{3,7}", asked) and "balance" not in problem.what:
+            problem.advice = f"The server asks to wait {asked} seconds."
+        return problem
     said = quote(body or error.__cause__ or error, key)
     names = {each.__name__ for e in (error, error.__cause__) for each in type(e).__mro__}
     timeout = any("Timeout" in name for name in names)
     at_once = "ConnectTimeout" in names or path.endswith("/models")  # should have answered
-    is_page = getattr(error, "doc", "").lstrip().startswith("<")  # of a JSONDecodeError
+    is_page = str(getattr(error, "doc", "")).lstrip().startswith("<")  # of a JSONDecodeError
     network = "Check the base URL, the network and any proxy."
     what, advice = next(row[1:] for row in (
         ("ImportError" in names, "A package is missing",
