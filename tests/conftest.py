@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 import httpcore2
@@ -42,12 +43,18 @@ def _connect_to_loopback(self, address):
     return _connect(self, address)
 
 
+@pytest.fixture(scope="session")
+def _env_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("settings") / ".env"
+
+
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch, tmp_path):
+def _alone(monkeypatch, _env_file):
+    _env_file.unlink(missing_ok=True)
     for name in list(os.environ):
         if name.startswith(("MOONSHOT_", "OPENAI_", "SSL_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(endpoint, "ENV_FILE", tmp_path / ".env")
+    monkeypatch.setattr(endpoint, "ENV_FILE", _env_file)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(socket.socket, "connect", _connect_to_loopback)
 
@@ -150,7 +157,8 @@ def reply(mode, content, *calls, reason=None, usage=USAGE, **fields):
     if mode == "non-streaming":
         fields |= {"tool_calls": list(calls)} if calls else {}
         return said(content, reason, usage, **fields)
-    deltas = [delta(**{name: part}) for name, text in fields.items() for part in text or [""]]
+    parts = zip_longest(*[text or [""] for text in fields.values()])
+    deltas = [delta(**dict(zip(fields, each))) for each in parts]
     deltas += [delta(content=letter) for letter in content]
     deltas += [delta(tool_calls=[{**each, "index": n}]) for n, each in enumerate(calls)]
     return sse(delta(role="assistant", content=""), *deltas, {**delta(reason), "usage": usage})

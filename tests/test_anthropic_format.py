@@ -32,6 +32,9 @@ CONVERSATIONS = {  # (messages, the types of the blocks of each turn)
     "empty texts": ([USER, assistant(), {**USER, "content": " "}, USER], ["text text"]),
     "two turns": ([USER, assistant(A), result("a"), assistant(B), result("b")],
                   ["text", "tool_use", "tool_result", "tool_use", "tool_result"]),
+    "thinking": ([USER, assistant(A, content="x", reasoning_content="Hm.", thinking_blocks=[
+        {"type": "redacted_thinking", "data": "x"}]), result("a")],
+                 ["text", "redacted_thinking text tool_use", "tool_result"]),
     "content is null": ([USER, assistant(A, content=None), result("a", None)],
                         ["text", "tool_use", "tool_result"]),
 }  # fmt: skip

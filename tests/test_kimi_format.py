@@ -158,8 +158,8 @@ FORMS = {
         "Let me see.  Done.", [("functions.f_x:0", "f_x", "{}")], False),
     f"{BEGIN}\n{CALL} functions.get_weather:0 \n{ARGUMENTS}\n {MULTI} \n{CALL_END}\n{END}\n": (
         "\n", [("functions.get_weather:0", "get_weather", MULTI)], False),
-    f"{BEGIN}{wrap('functions.a:0', '{}')} noise < {wrap('b:1', '[]')} more{END}after": (
-        "after", [("functions.a:0", "a", "{}"), ("b:1", "b", "[]")], False),
+    f"{BEGIN}{wrap('functions.a:0', '{}')} noise < {wrap('b:c', '[]')} more{END}after": (
+        "after", [("functions.a:0", "a", "{}"), ("b:c", "b:c", "[]")], False),
     BEGIN + wrap("functions.my-server.get_weather:12", "{}") + END: (
         "", [("functions.my-server.get_weather:12", "my-server.get_weather", "{}")], False),
     BEGIN + wrap("0", BEIJING_ARGS) + wrap("1", SUM_ARGS) + END: (
@@ -194,6 +194,8 @@ FORMS = {
     f"x{CALL}functions.a:0{CALL_END}y": ("xy", [("functions.a:0", "a", "")], False),
     f"{BEGIN}<|im_{ARGUMENTS}end|>": ("<|im_ end|>", [], False),
     f"{BEGIN}<|tool_call_<|im_end|>begin|>": ("<|tool_call_ begin|>", [], False),
+    f"{CALL}a:0{ARGUMENTS}{{}}{ARGUMENTS}{CALL_END}": ("", [("a:0", "a", "{}")], False),
+    f"{BEGIN}{wrap('a:0', '{}')}{END}{BEGIN}b{END}": ("b", [("a:0", "a", "{}")], False),
     f"x{BEGIN} only noise": ("x only noise", [], False),
     f"{BEGIN}{wrap('a:0', '{}')} is what I would write": (
         " is what I would write", [("a:0", "a", "{}")], False),

@@ -142,7 +142,8 @@ def test_a_name_is_the_one_tool_that_it_means():
     assert run_tool("get_1", "{}", tools_, functions) == {"result": "get_1"}
     assert run_tool("functionsget2", "{}", tools_, functions) == {"result": "get"}
     assert "no tool" in run_tool("functions_get_1", "{}", tools_, functions)["error"]  # either
-    assert "There is no tool 'calculate'" in run_tool("calculate", "{}", [], {})["error"]
+    for lists in (([],), (TOOLS, {})):
+        assert "There is no tool 'calculate'" in run_tool("calculate", "{}", *lists)["error"]
 
 
 def run_mine(function, arguments="{}", **schema):

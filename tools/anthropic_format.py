@@ -88,18 +88,20 @@ def to_message(response: Json) -> Json:
     thinking and of tool use. The thinking is also kept as it came, to go back with its signature.
     Blocks of other types are left out."""
     blocks = response.get("content") or []
-    texts = [block.get("text") or "" for block in blocks if block["type"] == "text"]
-    thinking = [block for block in blocks if block["type"] in ("thinking", "redacted_thinking")]
+    blocks = [{"type": "text", "text": blocks}] if isinstance(blocks, str) else blocks
+    texts = [block.get("text") or "" for block in blocks if block.get("type") == "text"]
+    kinds = ("thinking", "redacted_thinking")
+    thinking = [block for block in blocks if block.get("type") in kinds]
     message: Json = {"role": "assistant", "content": "".join(texts)}
     if thinking:
         thoughts = [block.get("thinking") or "" for block in thinking]
         message |= {"reasoning_content": "".join(thoughts), "thinking_blocks": thinking}
     for block in blocks:
-        if block["type"] == "tool_use":
+        if block.get("type") == "tool_use":
             # Now and then, `input` is a string of JSON instead of an object.
             arguments = json.dumps(json_object(block.get("input")), ensure_ascii=False)
-            function = {"name": block["name"], "arguments": arguments}
-            call = {"id": block["id"], "type": "function", "function": function}
+            function = {"name": block.get("name") or "", "arguments": arguments}
+            call = {"id": block.get("id"), "type": "function", "function": function}
             message.setdefault("tool_calls", []).append(call)
     return message
 

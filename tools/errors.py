@@ -72,6 +72,8 @@ def understood(error: BaseException) -> KimiError:
          "Run .venv/bin/python, or install: python -m pip install -r requirements.txt"),
         ("InvalidURL" in names, "An address is not valid", "Check the base URL."),
         (is_page or "'str' object has no attribute 'choices'" in said, *PAGE),
+        ("JSONDecodeError" in names, "The reply is broken JSON, maybe because it was cut",
+         "Run it again; if that happens every time, check the base URL."),
         (timeout and at_once, f"No reply from {host} in time", network),
         (timeout, f"No reply from {host} in time",
          "Try mode streaming, where a long reply arrives piece by piece, or try again later."),
@@ -107,7 +109,9 @@ def quote(words: Any, key: str = "") -> str:
     text = mask(text, key)
     if not text or re.search(r"<(!doctype|html|body)", text, re.I):
         return ""
-    return f': "{text[:300]}…"' if len(text) > 300 else f': "{text}"'
+    if len(text) > 300:  # cut between words, because half a key cannot be recognised
+        text = (text[:300].rpartition(" ")[0] or text[:300]) + "…"
+    return f': "{text}"'
 
 
 def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -> KimiError:

@@ -82,13 +82,12 @@ def function_name(call_id: str) -> str:
 class ToolCallParser:
     """Finds the tool calls in the model's text while it arrives, wherever the pieces are split.
 
-    `feed(text)` returns the text that is now safe to show; `close()` returns what was held back
-    because it could have become a marker. `tool_calls` then has the calls in OpenAI form, with id
-    and arguments as the model wrote them; a call whose id is only a counter has the name "".
-    `final_calls` are those that no other text follows: the others are only quoted. `truncated` is
-    true if the text ended inside the last of them, with arguments that are not complete JSON, or if
-    another marker broke one off before its arguments: do not run them. Never raises; takes linear
-    time.
+    `feed(text)` returns the text that is now safe to show, `close()` what was held back because it
+    could have become a marker. `tool_calls` then has the calls in OpenAI form, with id and
+    arguments as the model wrote them, and the name "" if the id is only a counter. `final_calls`
+    are those that no other text follows: the others are only quoted. If `truncated`, do not run
+    them: the text ended inside the last one, with arguments that are not complete JSON, or another
+    marker broke one off before its arguments. Never raises; takes linear time.
     """
 
     def __init__(self) -> None:
@@ -97,10 +96,10 @@ class ToolCallParser:
         self.truncated = False
         self._held = ""  # the end of the text, while it could become a marker
         self._in_section = False
-        self._noise: list[str] = []  # text of the section that may be no noise between calls
         self._has_call = False  # of the section
-        self._call_id: str | None = None  # of the call whose arguments are being read
-        self._reading: bytearray | None = None  # an id or arguments; in bytes, to save memory
+        self._part = ""  # of the call that is being read: "id" or "arguments"
+        self._call_id = ""  # of that call
+        self._kept = bytearray()  # its text, or the section's; in bytes, to save memory
         self._shown = ""  # the last characters of the content
         self._divided = False  # the content goes on after a marker that was taken out
 
@@ -111,12 +110,8 @@ class ToolCallParser:
             return self._on_text(text)
         shown, start = "", 0
         for marker in _MARKER.finditer(text):
-            shown += self._on_text(text[start : marker.start()])
-            shown += self._on_marker(marker.group())
-            self._divided = True
-            if self._noise:  # halves of a marker must not join here, either
-                self._noise.append(" ")
-            start = marker.end()
+            shown += self._on_text(text[start : marker.start()]) + self._on_marker(marker.group())
+            start, self._divided = marker.end(), True
         text = text[start:]
         self._held = _unfinished_marker(text)
         return shown + self._on_text(text.removesuffix(self._held))
@@ -124,85 +119,74 @@ class ToolCallParser:
     def close(self) -> str:
         """End the text; return what was held back, unless it belongs to a call."""
         held, self._held = self._held, ""
-        if self._reading is None:
-            return self._end_section(has_end=False) + held
+        if not self._part:
+            self._has_call = False  # a section that does not end is text about the markers, too
+            return self._on_marker(_SECTION_END[0]) + held
         self._end_call(is_cut=True)
         if self.truncated:
             self.tool_calls[-1]["function"]["arguments"] += held
         return ""
 
     def _on_text(self, text: str) -> str:
-        """Return what is content, keep what belongs to a call or stands between calls."""
-        if self._reading is not None:
-            self._reading += text.encode("utf-8", "surrogatepass")
+        """Return what is content; keep what is in a call or a section."""
+        if self._part or self._in_section:
+            self._kept += text.encode("utf-8", "surrogatepass")
             return ""
-        if self._in_section:
-            self._noise.append(text)
-            return ""
-        if not text:
-            return ""
-        if self.final_calls and text.strip():
+        if text.strip():
             self.final_calls, self.truncated = [], False
-        if self._divided and _unfinished_marker(self._shown):
-            text = " " + text  # else both halves together could be a marker
-        self._divided, self._shown = False, (self._shown + text)[-_LONGEST:]
+        if text and self._divided:
+            if _unfinished_marker(self._shown):
+                text = " " + text  # else both halves together could be a marker
+            self._divided = False
+        self._shown = (self._shown + text)[-_LONGEST:]
         return text
 
     def _on_marker(self, marker: str) -> str:
-        """Begin or end what the marker begins or ends; drop a marker that means nothing here.
-        Return what turns out to be content."""
-        if marker == _ARGUMENTS:
-            if self._reading is not None and self._call_id is None:
-                self._call_id, self._reading = self._end_reading(), bytearray()
+        """Begin or end what the marker begins or ends; return what turns out to be content."""
+        if marker == _ARGUMENTS and self._part:
+            if self._part == "id":
+                self._part, self._call_id = "arguments", self._take().strip()
             return ""
         self._end_call(is_cut=marker in _TURNS)
+        if marker in _SECTION_END or marker in _TURNS:
+            text, self._in_section = self._take(), False
+            return "" if self._has_call else self._on_text(text)  # text about the markers
         if marker == _CALL:
-            self._reading, self._has_call = bytearray(), True  # of the id
-            self._noise.clear()
+            self._kept.clear()
+            self._part, self._has_call = "id", True
         elif marker in _SECTION:
             self._in_section, self._has_call = True, False
-        elif marker != _CALL_END:
-            return self._end_section(has_end=True)
+        if self._kept:
+            self._kept += b" "  # halves of a marker must not join here, either
         return ""
-
-    def _end_section(self, has_end: bool) -> str:
-        """Return the section's text, which is content if there was no call in it, or if the section
-        did not end: then somebody writes about the markers."""
-        text, self._in_section = "".join(self._noise), False
-        self._noise.clear()
-        return self._on_text("" if has_end and self._has_call else text)
-
-    def _end_reading(self) -> str:
-        text, self._reading = self._reading or b"", None
-        return text.decode("utf-8", "surrogatepass").strip()
 
     def _end_call(self, is_cut: bool) -> None:
         """Add the call that is being read, if one is; it may end without its own last marker."""
-        if self._reading is None:
+        if not self._part:
             return
-        has_arguments, text = self._call_id is not None, self._end_reading()
-        call_id, arguments = (self._call_id or "", text) if has_arguments else (text, "")
-        function = {"name": function_name(call_id), "arguments": arguments}
-        call = {"id": call_id, "type": "function", "function": function}
+        if self._part == "id":  # it ends before its arguments
+            self._call_id, is_cut = self._take().strip(), True
+        self._part, arguments = "", self._take().strip()
+        function = {"name": function_name(self._call_id), "arguments": arguments}
+        call = {"id": self._call_id, "type": "function", "function": function}
         self.tool_calls.append(call)
         self.final_calls.append(call)
-        self._call_id = None
-        if not has_arguments or is_cut and not _is_json(arguments):
-            self.truncated = True
+        if is_cut:
+            try:
+                json.loads(arguments)
+            except (ValueError, RecursionError):
+                self.truncated = True
+
+    def _take(self) -> str:
+        text = self._kept.decode("utf-8", "surrogatepass")
+        self._kept.clear()
+        return text
 
 
 def _unfinished_marker(text: str) -> str:
     """The end of `text` that could become a marker, or ""."""
     end = text[text.rfind("<") :] if "<" in text else ""
     return end if any(marker.startswith(end) for marker in _MARKERS) else ""
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def parse(text: str) -> tuple[str, list[dict[str, Any]]]:

@@ -37,10 +37,9 @@ class Reply(NamedTuple):
 
 
 def collect(
-    pieces: Iterable[Any],
-    on_text: Callable[[str], object] = lambda text: None,
+    pieces: Iterable[Any], on_text: Callable[[str], object] = lambda text: None,
     limit: int | None = None,
-) -> Reply:
+) -> Reply:  # fmt: skip
     """Make one Reply of `pieces`: completions or chunks in OpenAI form, SDK objects or dicts.
 
     `on_text` gets the content as it arrives, without tool calls. Raises KimiError if the reply is
@@ -77,14 +76,15 @@ class _Fold:
             if isinstance(error, OpenAIError):
                 raise
             # A connection that is lost after the finish reason has done its work.
-            if not self.reason or not type(error).__module__.startswith("httpx"):
+            is_json = isinstance(error, json.JSONDecodeError)
+            if not self.reason or not (is_json or type(error).__module__.startswith("httpx")):
                 raise understood(error) from error
         yield from self._show(self.content.close())
 
     def _add_piece(self, piece: Any) -> Iterator[str]:
         piece = as_dict(piece)
-        is_error = piece.get("error") or piece.get("object") == "error"
-        if is_error or "choices" not in piece and re.fullmatch("[45]..", str(piece.get("code"))):
+        has_words = "choices" not in piece and {"code", "message", "detail", "msg"} & set(piece)
+        if has_words or piece.get("error") or piece.get("object") == "error":
             raise about_body(piece)
         if piece == DONE:
             self.reason = self.reason or "stop"
@@ -93,7 +93,8 @@ class _Fold:
         self.usage = piece.get("usage") or self.usage
         for choice in piece.get("choices") or []:
             self.usage = choice.get("usage") or self.usage  # where Moonshot puts it
-            self.reason = choice.get("finish_reason") or self.reason
+            if not _ending(self.reason):  # a reason that is no normal end stays
+                self.reason = str(choice.get("finish_reason") or self.reason)
             message = choice.get("message")
             part = choice.get("delta") or message or {"content": choice.get("text")}
             if part is message and (self.shown or self.calls or self.reasoning):
@@ -101,8 +102,7 @@ class _Fold:
             self.reason = self.reason or ("stop" if part is message else "")
             for name in ("reasoning_content", "reasoning"):  # the second is vLLM's
                 if isinstance(part.get(name), str):
-                    text = self.thoughts.feed(part[name])
-                    self.reasoning.setdefault(name, []).append(text)
+                    self.reasoning.setdefault(name, []).append(self.thoughts.feed(part[name]))
                     break
             self.blocks += part.get("thinking_blocks") or []
             for place, fragment in enumerate(part.get("tool_calls") or []):
@@ -125,7 +125,8 @@ class _Fold:
         if call and name and call["name"]:  # else it can only be more of the same call
             same_id = fragment.get("id") and fragment["id"] == call["id"]
             # A quick look at the end, because there may be many fragments.
-            complete = call["arguments"][-1].rstrip().endswith("}") and (
+            end = next((each for each in reversed(call["arguments"]) if each.strip()), "")
+            complete = end.rstrip().endswith("}") and (
                 "invalid_arguments" not in json_object("".join(call["arguments"]))
             )
             repeats = same_id or not arguments or not complete
@@ -176,13 +177,16 @@ class _Fold:
             what = "a call was cut off or had no name, so no call of that reply was run"
             advice = "Run it again, or raise max_tokens."
             raise KimiError(f"Tool call parsing failed: {what}", advice)
-        for pattern, what, advice in _ENDINGS:
-            if re.search(pattern, str(self.reason), re.I):
-                what += f" of {limit} tokens" if "output limit" in what and limit else ""
-                said = quote(message["content"]) if pattern == "refus" else ""
-                raise KimiError(f"{what} ({self.reason}){said}", advice)
+        for pattern, what, advice in _ending(self.reason):
+            what += f" of {limit} tokens" if "output limit" in what and limit else ""
+            said = quote(message["content"]) if pattern == "refus" else ""
+            raise KimiError(f"{what} ({self.reason}){said}", advice)
         if is_empty:
             raise KimiError("The model sent an empty reply", "Run it again.")
+
+
+def _ending(reason: str) -> list[tuple[str, str, str]]:
+    return [row for row in _ENDINGS if re.search(row[0], reason, re.I)]
 
 
 def whole(request: Callable[[], Any]) -> Iterator[Any]:
@@ -191,6 +195,8 @@ def whole(request: Callable[[], Any]) -> Iterator[Any]:
         body = request()
     except json.JSONDecodeError as error:  # labelled as JSON, but not JSON
         body = error.doc
+    except UnicodeDecodeError as error:
+        body = bytes(error.object).decode("utf-8", "replace")
     if isinstance(body, str):  # not labelled as JSON
         yield from events([body.encode("utf-8", "replace")])
     else:
@@ -200,7 +206,7 @@ def whole(request: Callable[[], Any]) -> Iterator[Any]:
 
 def events(chunks: Iterable[bytes]) -> Iterator[Json]:
     """The JSON objects in a body, which is what its first characters say: one object, or a stream
-    of server-sent events. KimiError for a page, for other text, and for JSON that is cut."""
+    of server-sent events. KimiError for a page or other text, JSONDecodeError for cut JSON."""
     body = _lines(chunks)
     first = next((line for line in body if line.strip()), "").lstrip("\ufeff \t\r")
     data = ""  # of an event
@@ -210,24 +216,20 @@ def events(chunks: Iterable[bytes]) -> Iterator[Json]:
             if data == "[DONE]":
                 yield DONE
                 return
-            try:
-                event = json.loads(data)
-            except ValueError:
-                continue  # it goes on in the next line
-            yield event
-            data = ""
+            if data.endswith(("}", "]")):
+                with suppress(ValueError):  # else it goes on in the next line
+                    event, data = json.loads(data), ""
+                    yield event
+            if not line.strip() and not data.startswith("{"):
+                data = ""  # an event that is no JSON
+        if data:
+            json.loads(data)  # JSONDecodeError: the last event is not complete
     elif first:
         data = "\n".join([first, *body])
         if first[0] not in "{[":
-            said = quote(data) and "\ufffd" not in data
-            raise about_body(data) if said else KimiError(*PAGE)
-        with suppress(ValueError):
-            yield json.loads(data)
-            yield DONE
-            return
-    if data:
-        what = "The reply is broken JSON: it was cut, or it has another form"
-        raise KimiError(what, "Run it again; if that happens every time, check the base URL.")
+            raise KimiError(*PAGE) if "\ufffd" in data or not quote(data) else about_body(data)
+        yield json.loads(data)
+        yield DONE
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from contextlib import suppress
 from email.utils import mktime_tz, parsedate_tz
 from typing import Any
 
@@ -66,7 +67,8 @@ def seconds_to_wait(response: Any) -> float | None:
     elif re.fullmatch(r"\d+(\.\d*)?", asked):
         wait = float(asked)
     elif date := parsedate_tz(asked):
-        wait = mktime_tz((*date[:9], date[9] or 0)) - time.time()  # without a zone, it is UTC
+        with suppress(ValueError, OverflowError):
+            wait = mktime_tz((*date[:9], date[9] or 0)) - time.time()  # without a zone, UTC
     if wait <= 0:
         wait = RATE_LIMIT_WAIT if status == 429 else 0.0
     return wait if wait <= LONGEST_WAIT else None
