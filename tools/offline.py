@@ -134,12 +134,12 @@ def _chat(message: Json, sent: int) -> tuple[Json, list[Json]]:
 
 def _text(message: Json, sent: int) -> tuple[Json, list[Json]]:
     """A reply of `/completions`, with the calls as Kimi-K2 writes them."""
-    text = message["content"]
+    calls = ""
     for call in message.get("tool_calls", []):
-        text += f"<|tool_call_begin|>{call['id']}<|tool_call_argument_begin|>"
-        text += call["function"]["arguments"] + "<|tool_call_end|>"
-    if "tool_calls" in message:
-        text = f"<|tool_calls_section_begin|>{text}<|tool_calls_section_end|>"
+        calls += f"<|tool_call_begin|>{call['id']}<|tool_call_argument_begin|>"
+        calls += call["function"]["arguments"] + "<|tool_call_end|>"
+    section = f"<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>"
+    text = message["content"] + (section if calls else "")
     parts = [{"text": piece} for piece in (*_PIECES.findall(text), "")]
     return _openai("text_completion", {"text": text, "finish_reason": "stop"}, parts, sent)
 
