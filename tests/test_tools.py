@@ -153,10 +153,16 @@ def run_mine(function, arguments="{}", **schema):
     return run_tool("$mine", arguments, [*odd, mine], {"$mine": function})
 
 
-def test_run_tool_never_raises():
+def test_run_tool_raises_nothing_but_an_interrupt():
     async def fail():
         raise RuntimeError("the disk is full")
 
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_mine(interrupted)
+    assert "SystemExit" in run_mine(sys.exit)["error"]
     assert "RuntimeError: the disk is full" in run_mine(fail)["error"]
     assert "ZeroDivisionError" in run_mine(lambda: 1 / 0)["error"]
     for tools_ in (5, None, [{"function": {"name": ["x"]}}], [{"function": {"name": 7}}]):
