@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 
 import httpcore2
 import httpx
@@ -17,6 +18,7 @@ from tools import FUNCTIONS, TOOLS
 from tools.errors import KimiError, explain
 from tools.loop import MODES, run_loop
 from tools.offline import serve
+from tools.reply import collect
 
 ANSWER = "It is 42."
 RESULT = {"expression": "6 * 7", "result": 42}
@@ -496,6 +498,14 @@ def test_calls_are_put_together(http, client, heard, case, mode):
     heard.run(client, mode)
     assert [(c["id"], *c["function"].values()) for c, _ in heard.tools] == RESPONSES[case][1]
     assert not heard.replies[0].parsed_from_text and "<|" not in "".join(heard.text)
+
+
+def test_many_fragments_of_one_call_take_linear_time():
+    parts = ['{"expression": "1"', *[" "] * 40_000, "}"]
+    pieces = [delta(tool_calls=[fragment(0, None, C, part)]) for part in parts]
+    start = time.process_time()
+    assert len(collect([*pieces, delta("stop")]).message["tool_calls"]) == 1
+    assert time.process_time() - start < 2  # quadratic would be twelve seconds
 
 
 THOUGHTS = [  # (what came with each call; what goes back with each call and with the answer)

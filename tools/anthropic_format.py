@@ -13,6 +13,7 @@ from .messages import Json, json_object, text_of
 # real_temperature = request_temperature * 0.6, says the README of github.com/moonshotai/Kimi-K2;
 # request_temperature goes up to 1.0.
 TEMPERATURE_FACTOR = 0.6
+PIECES = re.compile("(?s).{1,8}")  # in which the mock server streams a text
 
 
 def request_temperature(real: float) -> float:
@@ -137,7 +138,7 @@ def to_response(message: Json, sent: int) -> tuple[Json, list[Json]]:
             field, kind, text = "partial_json", "input_json_delta", json.dumps(block["input"])
             empty = {**block, "input": {}}
         events.append({"type": "content_block_start", "index": index, "content_block": empty})
-        for piece in re.findall("(?s).{1,8}", text):
+        for piece in PIECES.findall(text):
             delta = {"type": kind, field: piece}
             events.append({"type": "content_block_delta", "index": index, "delta": delta})
         events.append({"type": "content_block_stop", "index": index})

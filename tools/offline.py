@@ -17,14 +17,13 @@ from socketserver import ThreadingTCPServer
 from threading import Event, Thread
 from typing import Any
 
-from .anthropic_format import to_response
+from .anthropic_format import PIECES, to_response
 from .messages import Json, json_object, number_calls, text_of
 from .weather import CITIES
 
 Script = Callable[[list[tuple[str, str]]], Json]
 MODEL = {"id": "moonshotai/Kimi-K2-Instruct", "object": "model", "created": 1752192000}
 ABILITIES = f"I am a mock server: ask for the weather in {', '.join(CITIES)} or for 12 * (3 + 4)."
-_PIECES = re.compile("(?s).{1,8}")  # in which a text is streamed
 _CITY = re.compile("|".join(rf"\b{city}\b" for city in CITIES), re.I)
 _FUNC = r"(?:sqrt|abs|round|min|max|floor|ceil|log10|log|exp|sin|cos|tan)\s*\("
 _ARITHMETIC = re.compile(rf"(?:[-−(]\s*)*(?:\d|{_FUNC})(?:{_FUNC}|pi|[-+*/%×÷−·^().,\d\s])*")
@@ -118,12 +117,12 @@ def _chat(message: Json, sent: int) -> tuple[Json, list[Json]]:
     """A reply of `/chat/completions`."""
     deltas: list[Json] = [{"role": "assistant", "content": ""}]
     for field in ("reasoning_content", "content"):
-        deltas += [{field: piece} for piece in _PIECES.findall(message.get(field) or "")]
+        deltas += [{field: piece} for piece in PIECES.findall(message.get(field) or "")]
     for index, call in enumerate(message.get("tool_calls", [])):
         function = call["function"]
         begin = {**call, "index": index, "function": {**function, "arguments": ""}}
         deltas.append({"tool_calls": [begin]})
-        for piece in _PIECES.findall(function["arguments"]):
+        for piece in PIECES.findall(function["arguments"]):
             deltas.append({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
     reason = "tool_calls" if "tool_calls" in message else "stop"
     choice = {"message": message, "finish_reason": reason}
@@ -140,7 +139,7 @@ def _text(message: Json, sent: int) -> tuple[Json, list[Json]]:
         calls += call["function"]["arguments"] + "<|tool_call_end|>"
     section = f"<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>"
     text = message["content"] + (section if calls else "")
-    parts = [{"text": piece} for piece in (*_PIECES.findall(text), "")]
+    parts = [{"text": piece} for piece in (*PIECES.findall(text), "")]
     return _openai("text_completion", {"text": text, "finish_reason": "stop"}, parts, sent)
 
 

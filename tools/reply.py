@@ -125,17 +125,17 @@ class _Fold:
         if call and name and call["name"]:  # else it can only be more of the same call
             same_id = fragment.get("id") and fragment["id"] == call["id"]
             # A quick look at the end, because there may be many fragments.
-            end = next((each for each in reversed(call["arguments"]) if each.strip()), "")
-            complete = end.rstrip().endswith("}") and (
+            complete = call["end"] == "}" and (
                 "invalid_arguments" not in json_object("".join(call["arguments"]))
             )
             repeats = same_id or not arguments or not complete
             call = call if name == call["name"] and repeats else None
         if call is None or is_whole:
-            call = self.current[index] = {"id": fragment.get("id"), "name": "", "arguments": []}
+            call = self.current[index] = {"id": None, "name": "", "arguments": [], "end": ""}
             self.calls.append(call)
         call["id"], call["name"] = call["id"] or fragment.get("id"), call["name"] or name
         call["arguments"].append(arguments)
+        call["end"] = arguments.rstrip()[-1:] or call["end"]
 
     def reply(self, limit: int | None) -> Reply:
         """The reply that the pieces make; KimiError if it cannot be used."""
@@ -163,7 +163,7 @@ class _Fold:
             self.reason = "length"  # vLLM up to 0.32 hides that a reply was cut
         named = all(call["function"]["name"] for call in calls)
         self._check(message, not named or from_text and parser.truncated, limit)
-        return Reply(message, str(self.reason), usage, from_text)
+        return Reply(message, self.reason, usage, from_text)
 
     def _check(self, message: Json, is_cut_off: bool, limit: int | None) -> None:
         """KimiError unless the reply ended by itself, as an answer or with calls to run."""
