@@ -324,7 +324,7 @@ BAD = {
     "words": (labelled("text/plain", "upstream error"), 'not a reply: "upstream error"'),
     "broken event": (sse("data: {\n\n"), "broken JSON"), "cut": (sse(PIECES[0], done=False), CUT),
     "words after some text": (sse(PIECES[0], {"detail": "boom"}), '"boom"'),
-    "a limit, then a stop": (sse(*PIECES, delta("length"), delta("stop")), "output limit"),
+    "a limit, then a stop": (sse(PIECES[0], delta("length"), delta("stop")), "output limit"),
     "a code after some text": (sse(PIECES[0], {"code": 503, "message": "boom"}), '"boom"'),
     "a code in the error": (body(error={"code": 401, "message": "x"}), "did not accept the key"),
     "money": (body(error={"message": "check your account balance"}), "no balance"),

@@ -56,17 +56,18 @@ def sendable(messages: Iterable[Any], offered: Iterable[str] = ()) -> list[Json]
     Each call has a JSON object as arguments and, unless its tool is `offered`, a name in the form
     that servers accept. Reasoning goes back as `reasoning_content`, too.
     """
-    text = whole_emoji(json.dumps(list(messages), ensure_ascii=False, default=as_dict))
     copies = []
-    for message in json.loads(text):
+    for message in plain(list(messages)):
         copy = {"content": "", **{k: v for k, v in message.items() if v not in (None, [])}}
         if isinstance(copy.get("reasoning"), str):  # vLLM's name
             copy.setdefault("reasoning_content", copy["reasoning"])
-        for named in (copy, *[call["function"] for call in copy.get("tool_calls", [])]):
+        functions = [call["function"] for call in copy.get("tool_calls", [])]
+        for function in functions:
+            arguments = plain(json_object(function.get("arguments")))
+            function["arguments"] = json.dumps(arguments, ensure_ascii=False)
+        for named in (copy, *functions):
             if "name" in named and named["name"] not in offered and copy["role"] != "user":
                 named["name"] = re.sub(r"[^\w-]|^(?=[\d-])", "_", named["name"], flags=re.A)[:64]
-        for call in copy.get("tool_calls", []):
-            call["function"]["arguments"] = _json_text(call["function"].get("arguments"))
         copies.append(copy)
     # A thinking model does not think before every call, but wants every call's reasoning back.
     thinks = any("reasoning_content" in message for message in copies)
@@ -76,18 +77,8 @@ def sendable(messages: Iterable[Any], offered: Iterable[str] = ()) -> list[Json]
     return copies
 
 
-def whole_emoji(text: str) -> str:
-    """`text` without lone surrogates, which UTF-8 cannot write: an emoji that was cut in two is
-    joined, and half an emoji becomes a replacement character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _json_text(arguments: Any) -> str:
-    """Arguments as the text of a JSON object: as they are, if they are one."""
-    value = json_object(arguments)
-    try:
-        if json.loads(arguments) == value and "\\ud" not in arguments.lower():
-            return str(arguments)
-    except (TypeError, ValueError, RecursionError):
-        pass
-    return whole_emoji(json.dumps(value, ensure_ascii=False))
+def plain(value: Any) -> Any:
+    """A copy of a value as JSON data: SDK objects are dicts, the two halves of an emoji that was
+    cut are one character, and half an emoji, which UTF-8 cannot write, is replaced."""
+    text = json.dumps(value, ensure_ascii=False, default=as_dict)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))

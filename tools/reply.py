@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .errors import PAGE, KimiError, about_body, quote, understood
 from .kimi_format import ToolCallParser, function_name
-from .messages import Json, as_dict, json_object, text_of, whole_emoji
+from .messages import Json, as_dict, json_object, text_of, plain
 
 DONE: Json = {"done": True}  # the piece that says that nothing is missing
 # Finish reasons that are no normal end: (pattern, what happened, what to do).
@@ -47,7 +47,8 @@ def collect(
     neither an answer nor calls that can be run; and what the SDK raises.
     """
     fold = _Fold()
-    for text in fold.texts(pieces):
+    for text in filter(None, fold.texts(pieces)):
+        fold.shown.append(text)
         on_text(text)
     return fold.reply(limit)
 
@@ -69,20 +70,20 @@ class _Fold:
     def texts(self, pieces: Iterable[Any]) -> Iterator[str]:
         """Take the pieces; yield the text that can be shown."""
         try:
-            yield from chain.from_iterable(map(self._add_piece, pieces))
+            for piece in pieces:
+                yield self._add_piece(as_dict(piece))
         except Exception as error:
-            from openai import OpenAIError
-
-            if isinstance(error, OpenAIError):
-                raise
+            names = {each.__name__ for each in type(error).__mro__}
             # A connection that is lost after the finish reason has done its work.
-            is_json = isinstance(error, json.JSONDecodeError)
-            if not self.reason or not (is_json or type(error).__module__.startswith("httpx")):
+            lost = names & {"TransportError", "DecodingError", "JSONDecodeError"}
+            if "OpenAIError" in names:
+                raise
+            if not (self.reason and lost):
                 raise understood(error) from error
-        yield from self._show(self.content.close())
+        yield self.content.close()
 
-    def _add_piece(self, piece: Any) -> Iterator[str]:
-        piece = as_dict(piece)
+    def _add_piece(self, piece: Json) -> str:
+        """Take a piece; return the text of it that can be shown."""
         has_words = "choices" not in piece and {"code", "message", "detail", "msg"} & set(piece)
         if has_words or piece.get("error") or piece.get("object") == "error":
             raise about_body(piece)
@@ -91,15 +92,16 @@ class _Fold:
         elif self.stray is None or piece.get("choices"):
             self.stray = {} if piece.get("choices") or piece.get("usage") else piece
         self.usage = piece.get("usage") or self.usage
+        text = ""
         for choice in piece.get("choices") or []:
             self.usage = choice.get("usage") or self.usage  # where Moonshot puts it
-            if not _ending(self.reason):  # a reason that is no normal end stays
-                self.reason = str(choice.get("finish_reason") or self.reason)
+            self.reason = self.reason or str(choice.get("finish_reason") or "")
             message = choice.get("message")
             part = choice.get("delta") or message or {"content": choice.get("text")}
-            if part is message and (self.shown or self.calls or self.reasoning):
-                continue  # a last chunk that repeats the whole message
-            self.reason = self.reason or ("stop" if part is message else "")
+            if part is message:
+                if self.shown or self.calls or self.reasoning:
+                    continue  # a last chunk that repeats the whole message
+                self.reason = self.reason or "stop"
             for name in ("reasoning_content", "reasoning"):  # the second is vLLM's
                 if isinstance(part.get(name), str):
                     self.reasoning.setdefault(name, []).append(self.thoughts.feed(part[name]))
@@ -107,53 +109,47 @@ class _Fold:
             self.blocks += part.get("thinking_blocks") or []
             for place, fragment in enumerate(part.get("tool_calls") or []):
                 self._add_fragment(fragment, place, part is message)
-            text = text_of(part.get("content")) or text_of(part.get("refusal"))
-            yield from self._show(self.content.feed(text))
-
-    def _show(self, text: str) -> Iterator[str]:
-        if text:
-            self.shown.append(text)
-            yield text
+            content = text_of(part.get("content")) or text_of(part.get("refusal"))
+            text += self.content.feed(content)
+        return text
 
     def _add_fragment(self, fragment: Json, place: int, is_whole: bool) -> None:
         """Continue the call at the fragment's index (else at its place), or begin a new one."""
-        function = fragment.get("function") or {}
-        name, arguments = str(function.get("name") or ""), function.get("arguments") or ""
+        part = fragment.get("function") or {}
+        name, arguments = str(part.get("name") or ""), part.get("arguments") or ""
         arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)
         index = place if fragment.get("index") is None else fragment["index"]
         call = self.current.get(index)
-        if call and name and call["name"]:  # else it can only be more of the same call
+        if call and name and call["function"]["name"]:  # else it can only be more of the same call
             same_id = fragment.get("id") and fragment["id"] == call["id"]
-            # A quick look at the end, because there may be many fragments.
-            complete = call["end"] == "}" and (
-                "invalid_arguments" not in json_object("".join(call["arguments"]))
-            )
-            repeats = same_id or not arguments or not complete
-            call = call if name == call["name"] and repeats else None
+            so_far = call["function"]["arguments"]
+            # A quick look at the end first, because there may be many fragments.
+            ended = so_far and so_far[-1].rstrip().endswith("}")
+            complete = ended and "invalid_arguments" not in json_object("".join(so_far))
+            if name != call["function"]["name"] or complete and arguments and not same_id:
+                call = None
         if call is None or is_whole:
-            call = self.current[index] = {"id": None, "name": "", "arguments": [], "end": ""}
+            function = {"name": "", "arguments": []}  # joined at the end
+            call = self.current[index] = {"id": None, "type": "function", "function": function}
             self.calls.append(call)
-        call["id"], call["name"] = call["id"] or fragment.get("id"), call["name"] or name
-        call["arguments"].append(arguments)
-        call["end"] = arguments.rstrip()[-1:] or call["end"]
+        call["id"] = call["id"] or fragment.get("id")
+        call["function"]["name"] = call["function"]["name"] or name
+        call["function"]["arguments"] += [arguments] if arguments else []
 
     def reply(self, limit: int | None) -> Reply:
         """The reply that the pieces make; KimiError if it cannot be used."""
-        content = whole_emoji("".join(self.shown)).strip()
+        content = plain("".join(self.shown)).strip()
         message: Json = {"role": "assistant", "content": content}
         if self.reasoning:
             texts = [*chain(*self.reasoning.values()), self.thoughts.close()]
-            for name in ("reasoning_content", *self.reasoning):
-                message[name] = whole_emoji("".join(texts))
+            message |= dict.fromkeys(["reasoning_content", *self.reasoning], plain("".join(texts)))
         if self.blocks:
             message["thinking_blocks"] = self.blocks
         parser = self.content if content or self.content.final_calls else self.thoughts
-        calls = [
-            {"id": call["id"], "type": "function",
-             "function": {"name": function_name(call["name"]),
-                          "arguments": whole_emoji("".join(call["arguments"]))}}
-            for call in self.calls
-        ] or parser.final_calls  # fmt: skip
+        for function in [call["function"] for call in self.calls]:
+            function["name"] = function_name(function["name"])
+            function["arguments"] = "".join(function["arguments"])
+        calls = plain(self.calls or parser.final_calls)
         if calls:
             message["tool_calls"] = calls
         from_text = bool(calls) and not self.calls
@@ -167,7 +163,6 @@ class _Fold:
 
     def _check(self, message: Json, is_cut_off: bool, limit: int | None) -> None:
         """KimiError unless the reply ended by itself, as an answer or with calls to run."""
-        is_empty = not message["content"] and "tool_calls" not in message
         if self.stray:
             raise about_body(self.stray)
         if not self.reason:
@@ -177,16 +172,13 @@ class _Fold:
             what = "a call was cut off or had no name, so no call of that reply was run"
             advice = "Run it again, or raise max_tokens."
             raise KimiError(f"Tool call parsing failed: {what}", advice)
-        for pattern, what, advice in _ending(self.reason):
-            what += f" of {limit} tokens" if "output limit" in what and limit else ""
-            said = quote(message["content"]) if pattern == "refus" else ""
-            raise KimiError(f"{what} ({self.reason}){said}", advice)
-        if is_empty:
+        for pattern, what, advice in _ENDINGS:
+            if re.search(pattern, self.reason, re.I):
+                what += f" of {limit} tokens" if "output limit" in what and limit else ""
+                said = quote(message["content"]) if pattern == "refus" else ""
+                raise KimiError(f"{what} ({self.reason}){said}", advice)
+        if not message["content"] and "tool_calls" not in message:
             raise KimiError("The model sent an empty reply", "Run it again.")
-
-
-def _ending(reason: str) -> list[tuple[str, str, str]]:
-    return [row for row in _ENDINGS if re.search(row[0], reason, re.I)]
 
 
 def whole(request: Callable[[], Any]) -> Iterator[Any]:
