@@ -203,7 +203,8 @@ PARAMETERS = [  # (the schema, the arguments, what the function gets or words of
     (of_x(STRING, required=["x"]), '{"x": null}', NOT),
     (of_x(True), '{"y": 1}', "no parameter 'y'"),
     (of_x(True, additionalProperties=False), '{"y": 1}', "no parameter 'y'"),
-    *[(of_x(True, additionalProperties=yes), '{"y": 1}', {"y": 1}) for yes in (True, STRING)],
+    *[(of_x(True, additionalProperties=yes), '{"y": "a"}', {"y": "a"}) for yes in (True, STRING)],
+    (of_x(True, additionalProperties=STRING), '{"y": 1}', NOT),
 ]  # fmt: skip
 
 

@@ -1,12 +1,11 @@
 """The registry: the tools that are offered to the model, and `run_tool`, which runs one call.
 
-To add a tool, write a function and its schema (see weather.py) and add them to TOOLS and FUNCTIONS
-below. Or pass your own: `run_tool` and `run_loop` take `tools=` and `functions=`.
+Add your own, a function and its schema as in weather.py, below; or pass them to `run_loop`.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import date, time
 from decimal import Decimal
 from pathlib import PurePath
@@ -20,10 +19,10 @@ from .weather import WEATHER_TOOL, get_weather
 TOOLS: list[Json] = [WEATHER_TOOL, CALCULATOR_TOOL]
 FUNCTIONS: dict[str, Callable[..., Any]] = {"get_weather": get_weather, "calculate": calculate}
 
-# JSON Schema's type names, and the Python types that fit them.
-_TYPES: dict[str, Any] = {
-    "string": str, "number": (int, float), "integer": int, "boolean": bool, "array": list,
-    "object": dict, "null": type(None),
+# JSON Schema's type names, and the types of the values that json.loads makes of them.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,), "number": (int, float), "integer": (int,), "boolean": (bool,),
+    "array": (list,), "object": (dict,), "null": (type(None),),
 }  # fmt: skip
 
 
@@ -33,9 +32,9 @@ def run_tool(
     """Run one tool call of the model and return the result, a dict of JSON values.
 
     `name` and `arguments` (JSON text) are as the model wrote them; `tools` has the schemas,
-    `functions` the functions by name, which may be async. Never raises: an unknown tool, broken
-    JSON, a missing, unknown or mistyped parameter and an exception in the function become
-    {"error": "…"}, which tells the model what to change. Only a schema's top level is checked.
+    `functions` the functions by name, which may be async. Never raises: whatever is wrong with the
+    call or in the function becomes {"error": "…"}, which tells the model what to change. Only the
+    top level of a schema is checked.
     """
     try:
         schemas = {each: schema for each, schema in described(tools).items() if each in functions}
@@ -49,10 +48,10 @@ def run_tool(
         problem = _problem(name, values, schemas[name].get("parameters") or {})
         result = {"error": problem} if problem else _finished(functions[name](**values))
         result = json.loads(json.dumps(result, default=_as_text, allow_nan=False))
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:  # a tool may also call sys.exit, or be cancelled
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        what = "".join(format_exception_only(type(error), error)).strip()
+        what = "".join(format_exception_only(error)).strip()
         return {"error": f"{name if isinstance(name, str) else 'The tool'} failed: {what}"}
     return result if isinstance(result, dict) else {"result": result}
 
@@ -75,30 +74,25 @@ def _problem(name: str, arguments: Json, parameters: Json) -> str | None:
     """What is wrong with `arguments` by the schema, as a sentence for the model, or None. What can
     be understood is put right: a null that means "left out", and 5.0 for 5."""
     properties, required = parameters.get("properties") or {}, parameters.get("required") or []
-    is_open = parameters.get("additionalProperties", "properties" not in parameters) is not False
+    others = parameters.get("additionalProperties", "properties" not in parameters)
     for key in required:
         if key not in arguments:
             return f"{name} needs the parameter {key!r}."
     for key, value in list(arguments.items()):
-        if key not in properties and not is_open:
-            known = ", ".join(properties) or "none"
-            return f"{name} has no parameter {key!r}. It takes: {known}."
-        schema = properties.get(key)
+        schema = properties.get(key, others)
+        if schema is False:
+            return f"{name} has no parameter {key!r}. It takes: {', '.join(properties) or 'none'}."
         schema = schema if isinstance(schema, dict) else {}  # `true` allows anything
-        types, choices = schema.get("type") or list(_TYPES), schema.get("enum") or []
+        types, choices = schema.get("type") or list(_TYPES), schema.get("enum") or [value]
         types = [types] if isinstance(types, str) else types
         if isinstance(value, float) and value.is_integer() and "number" not in types:
             value = arguments[key] = int(value)
-        # To Python, True is an int; to JSON Schema it is not.
-        kinds = [_TYPES.get(each, object) for each in types]
-        fits = isinstance(value, tuple(kinds))
-        if isinstance(value, bool):
-            fits = bool in kinds or object in kinds
-        if value is None and key not in required and not (fits and None in (choices or [None])):
+        fits = any(type(value) in _TYPES.get(each, [type(value)]) for each in types)
+        if value is None and key not in required and not (fits and None in choices):
             del arguments[key]
         elif not fits:
             return f"The parameter {key!r} of {name} must be of type {' or '.join(types)}."
-        elif choices and value not in choices:
+        elif value not in choices:
             known = ", ".join(map(str, choices))
             return f"The parameter {key!r} of {name} must be one of: {known}."
     return None
@@ -106,20 +100,17 @@ def _problem(name: str, arguments: Json, parameters: Json) -> str | None:
 
 def _finished(result: Any) -> Any:
     """The result of a function; if it is async, wait for it."""
-    if not hasattr(result, "__await__"):
+    if not isinstance(result, Coroutine):
         return result
     import asyncio  # it takes a while, and few tools need it
     from concurrent.futures import ThreadPoolExecutor
 
-    async def wait() -> Any:
-        return await result
-
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(wait())
+        return asyncio.run(result)
     with ThreadPoolExecutor(1) as pool:  # in a notebook, this thread's loop is already running
-        return pool.submit(asyncio.run, wait()).result()
+        return pool.submit(asyncio.run, result).result()
 
 
 def _as_text(value: Any) -> str:
