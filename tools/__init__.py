@@ -1,6 +1,7 @@
 """The registry: the tools that are offered to the model, and `run_tool`, which runs one call.
 
-Add your own, a function and its schema as in weather.py, below; or pass them to `run_loop`.
+To add a tool, write a function and its schema (see weather.py), and add them to TOOLS and FUNCTIONS
+below. Or pass your own: `run_tool` and `run_loop` take `tools=` and `functions=`.
 """
 
 import json

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 MAX_LENGTH = 500  # characters
-MAX_DIGITS = 300  # of a number before its point, and of the denominator of an exact fraction
+MAX_DIGITS = 300  # of an exact number before its point, and of its denominator
 _ALLOWED = (  # for the model: before it writes an expression, and after a wrong one
     "Only numbers, + - * / // % **, parentheses, the functions sqrt abs round min max floor ceil "
     "log log10 exp sin cos tan (radians) and the constants pi and e are allowed; a comma only "
@@ -70,7 +70,7 @@ _REFUSED = (
 # What an exception means here; the first that fits is taken.
 _SENTENCES: tuple[tuple[type[Exception], str], ...] = (
     (ZeroDivisionError, "Division by zero. Change the divisor."),
-    (ArithmeticError, f"A number is too large: more than {MAX_DIGITS} digits. Use smaller ones."),
+    (ArithmeticError, f"A number is too large (over {MAX_DIGITS} digits). Use smaller ones."),
     (ValueError, "A value is not defined, or not real, e.g. sqrt(-1), log(0), round(2, 0.5)."),
     (TypeError, "A function has the wrong number of arguments."),
     (LookupError, _ALLOWED),
@@ -126,7 +126,10 @@ def _value(node: ast.AST, text: str) -> Fraction | float:
                 value = 0
         case _:
             raise LookupError
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise OverflowError
+        return value
     if abs(value) >= 10**MAX_DIGITS:
         raise OverflowError
-    is_exact = not isinstance(value, float) and value.denominator < 10**MAX_DIGITS
-    return Fraction(value) if is_exact else float(value)
+    return Fraction(value) if value.denominator < 10**MAX_DIGITS else float(value)
