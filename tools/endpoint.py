@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from .errors import KimiError, MissingKeyError, SettingError, quote
+from .errors import KimiError, SettingError, quote
 
 if TYPE_CHECKING:  # at run time this import would take half a second
     from openai import OpenAI
@@ -74,7 +74,7 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
 
     key, key_source = pick("MOONSHOT_API_KEY", None, "")
     if not key:
-        raise MissingKeyError(NO_KEY, HOW_TO_SET_IT)
+        raise SettingError("", f"{NO_KEY}\n{HOW_TO_SET_IT}")
     if not re.fullmatch("[!-~]+", key):
         what = f"The key from {key_source} contains a character that no key has"
         raise SettingError(what, "Copy it again, without spaces, quotes or accents.")

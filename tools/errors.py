@@ -14,27 +14,19 @@ PAGE = (
 
 
 class KimiError(Exception):
-    """An error for the user to read: `what` happened, and an `advice` what to do about it."""
+    """An error for the user to read: `what` happened ("" if nothing did, yet), and an `advice`.
+    `status_code` is that of the answer, or the one that a body under status 200 names."""
 
-    status_code = 0  # the status that a body under status 200 meant
-
-    def __init__(self, what: str, advice: str) -> None:
+    def __init__(self, what: str, advice: str, status_code: int = 0) -> None:
         super().__init__(what, advice)
-        self.what, self.advice = what, advice
+        self.what, self.advice, self.status_code = what, advice, status_code
 
     def __str__(self) -> str:
-        return f"Error: {self.what}.\n{self.advice}"
+        return f"Error: {self.what}.\n{self.advice}" if self.what else self.advice
 
 
 class SettingError(KimiError):
     """A missing or wrong setting, so that nothing can be sent."""
-
-
-class MissingKeyError(SettingError):
-    """There is no key: not an error yet, but something to do."""
-
-    def __str__(self) -> str:
-        return f"{self.what}\n{self.advice}"
 
 
 def explain(error: BaseException) -> str:
@@ -174,6 +166,4 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
          "Check the base URL, or try again."),
         (True, "The endpoint sent an error", "Correct what the message names."),
     ) if row[0])  # fmt: skip
-    problem = KimiError(what + where + said, advice)
-    problem.status_code = status
-    return problem
+    return KimiError(what + where + said, advice, status)
