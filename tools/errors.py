@@ -40,8 +40,7 @@ def understood(error: BaseException) -> KimiError:
     if isinstance(error, KimiError):
         return error
     # Other exceptions may have a `status_code` or a `request` that mean something else.
-    from_client = type(error).__module__.partition(".")[0] in ("openai", "httpx", "httpx2")
-    known = vars(error) if from_client else {}
+    known = vars(error) if re.match("openai|httpx", type(error).__module__) else {}
     request, body = known.get("request") or known.get("_request"), known.get("body")
     host, path, key = "the endpoint", "", ""
     if request is not None:
@@ -54,27 +53,23 @@ def understood(error: BaseException) -> KimiError:
             problem.advice = f"The server asks to wait {asked} seconds."
         return problem
     said = quote(body or error.__cause__ or error, key)
-    names = {each.__name__ for e in (error, error.__cause__) for each in type(e).__mro__}
-    timeout = any("Timeout" in name for name in names)
-    at_once = "ConnectTimeout" in names or path.endswith("/models")  # should have answered
+    names = f"{type(error).__mro__} {type(error.__cause__).__mro__}"
     is_page = str(getattr(error, "doc", "")).lstrip().startswith("<")  # of a JSONDecodeError
-    network = "Check the base URL, the network and any proxy."
+    at_once = "ConnectTimeout" in names or path.endswith("/models")  # should have answered
+    network = "Check the base URL, the network and any proxy, then run it again."
     what, advice = next(row[1:] for row in (
         ("ImportError" in names, "A package is missing",
          "Run .venv/bin/python, or install: python -m pip install -r requirements.txt"),
-        ("InvalidURL" in names, "An address is not valid", "Check the base URL."),
         (is_page or "'str' object has no attribute 'choices'" in said, *PAGE),
         ("JSONDecodeError" in names, "The reply is broken JSON, maybe because it was cut",
          "Run it again; if that happens every time, check the base URL."),
-        (timeout and at_once, f"No reply from {host} in time", network),
-        (timeout, f"No reply from {host} in time",
+        ("Timeout" in names, f"No reply from {host} in time", network if at_once else
          "Try mode streaming, where a long reply arrives piece by piece, or try again later."),
         ("CERTIFICATE_VERIFY_FAILED" in said, f"The certificate of {host} was refused",
          "Check the base URL. Behind a company proxy, set SSL_CERT_FILE to its root certificate."),
-        (names & {"RemoteProtocolError", "ReadError", "DecodingError"},
-         f"The connection to {host} was lost, so the reply or stream was cut",
-         "Check the base URL and the network. If they are right, run it again."),
-        (names & {"APIConnectionError", "TransportError"},
+        (re.search("RemoteProtocolError|ReadError|DecodingError", names),
+         f"The connection to {host} was lost, so the reply or stream was cut", network),
+        (re.search("APIConnectionError|TransportError|InvalidURL", names),
          f"The connection to {host} failed", network),
         ("APIError" in names, "The endpoint broke off the reply", "Try again later."),
         (True, f"Unexpected {type(error).__name__}",
