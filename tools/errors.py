@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 # Words of a server that mean that waiting for some minutes does not help.
-NO_BALANCE = r"current_quota|insufficient_quota|\bbalance\b"
+NO_BALANCE = r"(current|insufficient)_quota|your quota|\bbalance\b"
 PER_DAY = r"\b[tr]pd\b|per.day|daily"
 NEXT_CYCLE = "refreshed in the next cycle"
 PAGE = (
@@ -106,19 +106,17 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
     said = quote(body, key)
     words = str(body).lower() if said else ""  # with type and code; a page says nothing
     where = f" ({status} from {address})" if status != 200 else ""
-    if status == 200 and isinstance(body, dict):
-        inner = body["error"] if isinstance(body.get("error"), dict) else body
-        code = str(inner.get("code") or inner.get("status"))
+    if status == 200:
+        named = re.search(r"'(?:code|status)': '?([45]\d\d)\b", words)
         kinds = (("authentication_error|api_key", 401), (NO_BALANCE, 402), ("rate_limit", 429))
         meant = [number for pattern, number in kinds if re.search(pattern, words)]
-        status = int(code) if re.fullmatch("[45][0-9]{2}", code) else [*meant, 200][0]
+        status = int(named[1]) if named else [*meant, 200][0]
     refused = status == 401 or "no_db_connection" in words
-    on_kimi_code = address.startswith(("api.kimi.com/", "api.kimi.ai/"))
-    on_moonshot = address.startswith(("api.moonshot.ai/", "api.moonshot.cn/"))
-    other = "cn" if address.startswith("api.moonshot.ai/") else "ai"
+    on_kimi_code = address.startswith("api.kimi.")
+    on_moonshot = address.startswith("api.moonshot.")
+    other = "ai" if address.startswith("api.moonshot.cn") else "cn"
     is_manual = address.endswith("/completions") and not address.endswith("/chat/completions")
     about_model = re.search("model|provider|endpoints|function", words)
-    paid = status in (403, 429) and re.search(f"{NO_BALANCE}|your quota", words)
     refusal = "The endpoint did not accept the key"
     what, advice = next(row[1:] for row in (
         (refused and on_kimi_code, refusal,
@@ -135,8 +133,8 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
          "Wait for the next period (Kimi Code: 5 hours or 7 days), or use another key."),
         (status == 402 and on_kimi_code, "The Kimi Code membership could not be verified",
          "Check the membership, and that the key belongs to this address."),
-        (status == 402 or paid, "The account has no balance left",
-         "Top up the account; waiting will not help."),
+        (status == 402 or status in (403, 429) and re.search(NO_BALANCE, words),
+         "The account has no balance left", "Top up the account; waiting will not help."),
         (status == 429 and re.search(PER_DAY, words), "The limit per day is reached",
          "Try again tomorrow, or use a higher tier."),
         (status == 403, "This key may not use this model or route",
