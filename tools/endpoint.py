@@ -79,11 +79,12 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
         what = f"The key from {key_source} contains a character that no key has"
         raise SettingError(what, "Copy it again, without spaces, quotes or accents.")
     url, source = pick("MOONSHOT_BASE_URL", base_url, DEFAULT_BASE_URL)
-    if not _is_address(url):  # not quoted: it could be the key, put in the wrong place
+    kind = _kind(url)
+    if not kind:  # the address is not quoted: it could be the key, put in the wrong place
         name = "--base-url" if source == "a flag" else f"MOONSHOT_BASE_URL from {source}"
         advice = f"Write it with https:// or http:// and without a user name: {DEFAULT_BASE_URL}"
         raise SettingError(f"{name} is not a complete address", advice)
-    if urlsplit(url).scheme == "http" and not _is_local(url):
+    if kind == "http":
         print("Warning: with http:// the key travels unencrypted. Use https://.", file=sys.stderr)
     model, source = pick("MOONSHOT_MODEL", model, DEFAULT_MODEL)
     if not model:
@@ -91,21 +92,18 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
     return Settings(key, url, model, key_source, named=source != "the default")
 
 
-def _is_address(url: str) -> bool:
-    """Whether it can be a base URL. A user name in it would be sent in place of the key."""
+def _kind(url: str) -> str:
+    """What kind of base URL it is: "https", "http", or "local" for plain http to this machine. ""
+    for none; one with a user name is none, because that would be sent in place of the key."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        host = parts.hostname if parts.port != 0 else ""
     except ValueError:  # the port is not a number
-        return False
-    return bool(usable) and not re.search(r"\s|//.*@", url)
-
-
-def _is_local(url: str) -> bool:
-    """Whether it is plain http to this machine."""
-    parts = urlsplit(url)
-    this = r"localhost|0\.0\.0\.0|::1|127(\.\d+){3}"
-    return parts.scheme == "http" and bool(re.fullmatch(this, parts.hostname or ""))
+        return ""
+    if not host or not re.fullmatch(r"https?://[^\s@]+", url, re.I):
+        return ""
+    is_here = re.fullmatch(r"localhost|0\.0\.0\.0|::1|127(\.\d+){3}", host)
+    return "local" if is_here and parts.scheme == "http" else parts.scheme
 
 
 def make_client(settings: Settings, on_retry: Callable[[str], object] | None = None) -> "OpenAI":
@@ -117,15 +115,15 @@ def make_client(settings: Settings, on_retry: Callable[[str], object] | None = N
 
     try:
         # No proxy could reach this machine.
-        http_client: Any = PatientClient(trust_env=not _is_local(settings.base_url))
-    except Exception as error:  # OSError for a file, else an address or a package for it
+        http_client: Any = PatientClient(trust_env=_kind(settings.base_url) != "local")
+    except OSError as error:
+        name = "SSLKEYLOGFILE" if error.filename else "SSL_CERT_FILE"
+        what = f"{name}={os.environ.get(name)} cannot be read ({error})"
+        raise SettingError(what, f"Correct the path, or unset {name}.") from error
+    except Exception as error:  # about an address, or a package that is missing
         what = f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY is not valid{quote(error)}"
         advice = "Correct the variable, or unset it."
-        if isinstance(error, OSError):
-            name = "SSLKEYLOGFILE" if error.filename else "SSL_CERT_FILE"
-            what = f"{name}={os.environ.get(name)} cannot be read ({error})"
-            advice = f"Correct the path, or unset {name}."
-        elif "socks" in str(error).lower():
+        if "socks" in str(error).lower():
             what = "ALL_PROXY or another variable names a SOCKS proxy, which needs another package"
             advice = "Run python -m pip install socksio (with socks5:// in ALL_PROXY), or unset it."
         raise SettingError(what, advice) from error
@@ -158,7 +156,6 @@ def choose_model(settings: Settings, served: list[dict[str, Any]] | None) -> tup
     """The model to use, and a remark for the user or "". One that the user named is never replaced:
     if it is not served, KimiError lists what is. The default is replaced by the closest one.
     Without a list, either is used unchecked."""
-
     if not served or any(model["id"] == settings.model for model in served):
         return settings.model, ""
 
