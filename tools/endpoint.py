@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # at run time this import would take half a second
 DEFAULT_BASE_URL = "https://api.moonshot.ai/v1"
 DEFAULT_MODEL = "moonshotai/Kimi-K2-Instruct"
 ENV_FILE = Path(__file__).parents[1] / ".env"
-PLACEHOLDERS = ("your_api_key_here", "sk-...")
+PLACEHOLDERS = ("your_api_key_here", "sk-...", "")
 NO_KEY = "Please set your MOONSHOT_API_KEY environment variable"
 HOW_TO_SET_IT = """\
 Get a key at https://platform.moonshot.ai (a new one works after a top-up of 1 dollar) or, in China,
@@ -68,7 +68,7 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
         found = {"a flag": flag, "the environment": os.environ.get(name), ".env": file.get(name)}
         for source, value in found.items():
             value = (value or "").strip(" \t\r\n\"'")  # quotes, too: some shells keep them
-            if flag is not None or value and value not in PLACEHOLDERS:
+            if flag is not None or value not in PLACEHOLDERS:
                 return value, source
         return default, "the default"
 
@@ -127,8 +127,7 @@ def make_client(settings: Settings, on_retry: Callable[[str], object] | None = N
             what = "ALL_PROXY or another variable names a SOCKS proxy, which needs another package"
             advice = "Run python -m pip install socksio (with socks5:// in ALL_PROXY), or unset it."
         raise SettingError(what, advice) from error
-    if on_retry:
-        http_client.on_retry = on_retry
+    http_client.on_retry = on_retry or http_client.on_retry
     return OpenAI(
         api_key=settings.api_key, base_url=settings.base_url, http_client=http_client,
         timeout=Timeout(600, connect=10), max_retries=0,  # PatientClient tries again
@@ -138,11 +137,10 @@ def make_client(settings: Settings, on_retry: Callable[[str], object] | None = N
 def list_models(client: "OpenAI") -> list[dict[str, Any]] | None:
     """What `GET /models` lists, each with an "id"; None if there is no readable list. Raises the
     SDK's exception if the key is refused or rate-limited, or if there is no answer."""
-    from openai import APIStatusError, Timeout
+    from openai import APIStatusError
 
-    quick = Timeout(10, connect=5)
     try:
-        body: Any = client.get("/models", cast_to=object, options={"timeout": quick})
+        body: Any = client.get("/models", cast_to=object, options={"timeout": 10})
     except (APIStatusError, ValueError, RecursionError) as error:  # broken or hostile JSON
         if getattr(error, "status_code", None) in (401, 403, 429):
             raise

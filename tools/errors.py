@@ -54,17 +54,15 @@ def understood(error: BaseException) -> KimiError:
         return problem
     said = quote(body or error.__cause__ or error, key)
     names = f"{type(error).__mro__} {type(error.__cause__).__mro__}"
-    is_page = str(getattr(error, "doc", "")).lstrip().startswith("<")  # of a JSONDecodeError
-    at_once = "ConnectTimeout" in names or path.endswith("/models")  # should have answered
     network = "Check the base URL, the network and any proxy, then run it again."
     what, advice = next(row[1:] for row in (
         ("ImportError" in names, "A package is missing",
          "Run .venv/bin/python, or install: python -m pip install -r requirements.txt"),
-        (is_page or "'str' object has no attribute 'choices'" in said, *PAGE),
+        ("'str' object has no attribute 'choices'" in said, *PAGE),
         ("JSONDecodeError" in names, "The reply is broken JSON, maybe because it was cut",
          "Run it again; if that happens every time, check the base URL."),
-        ("Timeout" in names, f"No reply from {host} in time", network if at_once else
-         "Try mode streaming, where a long reply arrives piece by piece, or try again later."),
+        ("Timeout" in names, f"No reply from {host} in time",
+         f"{network}\nFor a long reply, try mode streaming, where it arrives piece by piece."),
         ("CERTIFICATE_VERIFY_FAILED" in said, f"The certificate of {host} was refused",
          "Check the base URL. Behind a company proxy, set SSL_CERT_FILE to its root certificate."),
         (re.search("RemoteProtocolError|ReadError|DecodingError", names),

@@ -4,7 +4,7 @@ import re
 import sys
 import time
 from contextlib import suppress
-from email.utils import mktime_tz, parsedate_tz
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from openai import DefaultHttpxClient
@@ -66,9 +66,9 @@ def seconds_to_wait(response: Any) -> float | None:
         wait = float(headers["retry-after-ms"]) / 1000
     elif re.fullmatch(r"\d+(\.\d*)?", asked):
         wait = float(asked)
-    elif date := parsedate_tz(asked):
-        with suppress(ValueError, OverflowError):
-            wait = mktime_tz((*date[:9], date[9] or 0)) - time.time()  # without a zone, UTC
+    else:
+        with suppress(ValueError, OverflowError):  # it is no date
+            wait = parsedate_to_datetime(asked).timestamp() - time.time()
     if wait <= 0:
         wait = RATE_LIMIT_WAIT if status == 429 else 0.0
     return wait if wait <= LONGEST_WAIT else None
