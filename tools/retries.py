@@ -61,14 +61,13 @@ def seconds_to_wait(response: Any) -> float | None:
     said = response.read().decode("utf-8", "replace")
     if status == 429 and re.search(f"{NO_BALANCE}|{PER_DAY}|{NEXT_CYCLE}", said, re.I):
         return None
-    asked, wait = headers.get("retry-after", ""), 0.0
-    if re.fullmatch(r"\d+(\.\d*)?", headers.get("retry-after-ms", "")):
-        wait = float(headers["retry-after-ms"]) / 1000
-    elif re.fullmatch(r"\d+(\.\d*)?", asked):
-        wait = float(asked)
-    else:
-        with suppress(ValueError, OverflowError):  # it is no date
-            wait = parsedate_to_datetime(asked).timestamp() - time.time()
+    wait = 0.0
+    for name, unit in (("retry-after", 1.0), ("retry-after-ms", 0.001)):
+        if re.fullmatch(r"\d+(\.\d*)?", headers.get(name, "")):
+            wait = float(headers[name]) * unit
+    with suppress(ValueError, OverflowError):  # it is no date
+        date = parsedate_to_datetime(headers.get("retry-after", ""))
+        wait = wait or date.timestamp() - time.time()
     if wait <= 0:
         wait = RATE_LIMIT_WAIT if status == 429 else 0.0
     return wait if wait <= LONGEST_WAIT else None
