@@ -40,7 +40,7 @@ def understood(error: BaseException) -> KimiError:
     if isinstance(error, KimiError):
         return error
     # Other exceptions may have a `status_code` or a `request` that mean something else.
-    known = vars(error) if re.match("openai|httpx", type(error).__module__) else {}
+    known = vars(error) if re.match(r"(openai|httpx2?)\b", type(error).__module__) else {}
     request, body = known.get("request") or known.get("_request"), known.get("body")
     host, path, key = "the endpoint", "", ""
     if request is not None:
