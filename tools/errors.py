@@ -14,8 +14,8 @@ PAGE = (
 
 
 class KimiError(Exception):
-    """An error for the user to read: `what` happened ("" if nothing did, yet), and an `advice`.
-    `status_code` is that of the answer, or the one that a body under status 200 names."""
+    """An error for the user to read: `what` happened, or "", and an `advice` what to do about it.
+    `status_code` is the status of the response, or the one that a body under status 200 means."""
 
     def __init__(self, what: str, advice: str, status_code: int = 0) -> None:
         super().__init__(what, advice)
@@ -58,11 +58,11 @@ def understood(error: BaseException) -> KimiError:
     what, advice = next(row[1:] for row in (
         ("ImportError" in names, "A package is missing",
          "Run .venv/bin/python, or install: python -m pip install -r requirements.txt"),
-        ("'str' object has no attribute 'choices'" in said, *PAGE),
+        (re.search("'str' object has no attribute 'choices'|char 0[)]", said), *PAGE),
         ("JSONDecodeError" in names, "The reply is broken JSON, maybe because it was cut",
          "Run it again; if that happens every time, check the base URL."),
         ("Timeout" in names, f"No reply from {host} in time",
-         f"{network}\nFor a long reply, try mode streaming, where it arrives piece by piece."),
+         "Check the base URL, the network and any proxy. For a long reply, use mode streaming."),
         ("CERTIFICATE_VERIFY_FAILED" in said, f"The certificate of {host} was refused",
          "Check the base URL. Behind a company proxy, set SSL_CERT_FILE to its root certificate."),
         (re.search("RemoteProtocolError|ReadError|DecodingError", names),
