@@ -39,15 +39,14 @@ def run_loop(
     message of role "system". `mode` is a key of MODES and may change between calls; `tools` are the
     schemas, `functions` the functions by name. `on_text(text)` gets text as it arrives,
     `on_reply(reply)` each reply, `on_tool(call, result)` each call that was run. `max_turns` limits
-    the requests, `max_tokens` the output of each (None: see DEFAULT_LIMITS, else the server's
-    limit). `temperature` is the effective one (None: the server's). `extra_body` is merged into the
-    body of every request, and wins.
+    the requests, `max_tokens` the output of each, `temperature` is the effective one; None leaves
+    them to the server (but see DEFAULT_LIMITS). `extra_body` goes into each request, and wins.
 
     It blocks: in async code, `await asyncio.to_thread(run_loop, …)`. One client serves many
     threads. Besides what a callback raises, it raises only KimiError or openai.OpenAIError;
     `explain` makes a message of either. After any exception, calling it again goes on.
     """
-    tools = tools or []
+    tools, extra = tools or [], extra_body or {}
     offered = described(tools)
     if mode not in MODES:
         raise KimiError(f"There is no mode {mode!r}", f"Use one of: {', '.join(MODES)}.")
@@ -57,15 +56,11 @@ def run_loop(
             raise KimiError(what, "Give both to run_loop: tools=… and functions=….")
     if not isinstance(messages, list):
         raise KimiError("messages is not a list", "Give run_loop a list, to which it can append.")
-    limit = max_tokens or DEFAULT_LIMITS.get(mode)
-    options: Json = {"model": model, "tools": tools, "max_tokens": limit}
+    limit = extra.get("max_tokens") or extra.get("max_completion_tokens")
+    limit = limit or max_tokens or DEFAULT_LIMITS.get(mode)
+    options: Json = {"model": model, "tools": tools, "max_tokens": limit, "extra_body": extra}
     if temperature is not None:  # newer models accept only their default
         options["temperature"] = temperature
-    if extra_body:
-        options["extra_body"] = extra_body
-        for name in ("max_completion_tokens", "max_tokens"):  # in chat, either replaces our limit
-            if name in extra_body and (name == "max_tokens" or mode not in DEFAULT_LIMITS):
-                limit, options["max_tokens"] = extra_body[name], DEFAULT_LIMITS.get(mode)
     for _ in range(max_turns):
         try:
             history = sendable(messages, offered)
@@ -108,32 +103,32 @@ def ask_streaming(client: Any, **request: Any) -> Iterator[Any]:
         yield from events(stream.response.iter_bytes())
 
 
-def _for_chat(max_tokens: int | None, tools: Any, messages: list[Json], **request: Any) -> Json:
+def _for_chat(
+    messages: list[Json], tools: Any, max_tokens: int | None, extra_body: Json, **request: Any
+) -> Json:
     for message in messages:
         message.pop("thinking_blocks", None)  # only Anthropic's route knows them
-    request["messages"] = messages
+    request |= {"messages": messages, "extra_body": extra_body}
     if tools:
         request |= {"tools": tools, "tool_choice": "auto"}
-    if max_tokens:
+    if max_tokens and "max_tokens" not in extra_body:
         request["max_completion_tokens"] = max_tokens
     return request
 
 
-def ask_manual(
-    client: Any, messages: Any, tools: Any, extra_body: Any = None, **request: Any
-) -> Iterator[Any]:
+def ask_manual(client: Any, messages: Any, tools: Any, **request: Any) -> Iterator[Any]:
     """Yield the completion of `/completions`, whose text still contains the calls."""
-    body = {"skip_special_tokens": False, **(extra_body or {})}  # calls are marked with them
-    prompt = render_prompt(messages, tools)
-    create = client.completions.create
-    yield from whole(lambda: create(prompt=prompt, stop=["<|im_end|>"], extra_body=body, **request))
+    request |= {"prompt": render_prompt(messages, tools), "stop": ["<|im_end|>"]}
+    # The calls are between special tokens.
+    request["extra_body"] = {"skip_special_tokens": False, **request["extra_body"]}
+    yield from whole(lambda: client.completions.create(**request))
 
 
-def ask_anthropic(client: Any, extra_body: Any = None, **request: Any) -> Iterator[Any]:
+def ask_anthropic(client: Any, extra_body: Json, **request: Any) -> Iterator[Any]:
     """Yield the reply of Anthropic's `/messages`, requested with the same client and key."""
     url = re.sub(r"(//api\.moonshot\.(ai|cn)/)v1", r"\1anthropic/v1", str(client.base_url))
     options: Any = {"headers": {"anthropic-version": "2023-06-01"}}
-    body = {**to_request(**request), **(extra_body or {})}
+    body = {**to_request(**request), **extra_body}
     post = client.copy(base_url=url).post
     for reply in whole(lambda: post("/messages", body=body, options=options, cast_to=object)):
         yield to_completion(reply)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .errors import PAGE, KimiError, about_body, quote, understood
 from .kimi_format import ToolCallParser, function_name
-from .messages import Json, as_dict, json_object, text_of, plain
+from .messages import Json, as_dict, json_object, plain, text_of
 
 DONE: Json = {"done": True}  # the piece that says that nothing is missing
 # Finish reasons that are no normal end: (pattern, what happened, what to do).
@@ -137,7 +137,12 @@ class _Fold:
         call["function"]["arguments"] += [arguments] if arguments else []
 
     def reply(self, limit: int | None) -> Reply:
-        """The reply that the pieces make; KimiError if it cannot be used."""
+        """The reply; KimiError unless it ended by itself, as an answer or with calls to run."""
+        if self.stray:
+            raise about_body(self.stray)
+        if not self.reason:
+            what = "The reply has no finish reason: the stream was cut"
+            raise KimiError(what, "Run it again; if that happens every time, check the base URL.")
         content = plain("".join(self.shown)).strip()
         message: Json = {"role": "assistant", "content": content}
         if self.reasoning:
@@ -145,40 +150,30 @@ class _Fold:
             message |= dict.fromkeys(["reasoning_content", *self.reasoning], plain("".join(texts)))
         if self.blocks:
             message["thinking_blocks"] = self.blocks
-        parser = self.content if content or self.content.final_calls else self.thoughts
         for function in [call["function"] for call in self.calls]:
             function["name"] = function_name(function["name"])
             function["arguments"] = "".join(function["arguments"])
+        parser = self.content if content or self.content.final_calls else self.thoughts
         calls = plain(self.calls or parser.final_calls)
         if calls:
             message["tool_calls"] = calls
         from_text = bool(calls) and not self.calls
+        if from_text and parser.truncated or not all(call["function"]["name"] for call in calls):
+            what = "a call was cut off or had no name, so no call of that reply was run"
+            advice = "Run it again, or raise max_tokens."
+            raise KimiError(f"Tool call parsing failed: {what}", advice)
         usage = self.usage if isinstance(self.usage, dict) else None
         tokens = (usage or {}).get("completion_tokens")
         if isinstance(limit, int) and isinstance(tokens, int) and tokens >= limit:
             self.reason = "length"  # vLLM up to 0.32 hides that a reply was cut
-        named = all(call["function"]["name"] for call in calls)
-        self._check(message, not named or from_text and parser.truncated, limit)
-        return Reply(message, self.reason, usage, from_text)
-
-    def _check(self, message: Json, is_cut_off: bool, limit: int | None) -> None:
-        """KimiError unless the reply ended by itself, as an answer or with calls to run."""
-        if self.stray:
-            raise about_body(self.stray)
-        if not self.reason:
-            what = "The reply has no finish reason: the stream was cut"
-            raise KimiError(what, "Run it again; if that happens every time, check the base URL.")
-        if is_cut_off:
-            what = "a call was cut off or had no name, so no call of that reply was run"
-            advice = "Run it again, or raise max_tokens."
-            raise KimiError(f"Tool call parsing failed: {what}", advice)
         for pattern, what, advice in _ENDINGS:
             if re.search(pattern, self.reason, re.I):
                 what += f" of {limit} tokens" if "output limit" in what and limit else ""
-                said = quote(message["content"]) if pattern == "refus" else ""
+                said = quote(content) if pattern == "refus" else ""
                 raise KimiError(f"{what} ({self.reason}){said}", advice)
-        if not message["content"] and "tool_calls" not in message:
+        if not content and not calls:
             raise KimiError("The model sent an empty reply", "Run it again.")
+        return Reply(message, self.reason, usage, from_text)
 
 
 def whole(request: Callable[[], Any]) -> Iterator[Any]:
