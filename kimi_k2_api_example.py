@@ -205,6 +205,10 @@ def show(call, result):
 
 
 def main(argv=None):
+    return run_script(run, argv)
+
+
+def run(argv):
     parser = flag_parser((__doc__ or "").split("\nTo use")[0], "all")
     parser.add_argument("--prompt", help="your own question, instead of the lessons")
     parser.add_argument("--temperature", type=float, help="default: the server's own")
@@ -216,20 +220,16 @@ def main(argv=None):
         parser.error("--temperature must be from 0 to 2")
     if lessons and (args.temperature is not None or args.extra_body is not None):
         parser.error("--temperature and --extra-body need --prompt or a single --mode")
-
-    def run(settings):
-        with prepared(settings) as (client, model):
-            if lessons:
-                return tour(client, model)
-            question = args.prompt or "What is the weather in New York, and 15 * 23.5?"
-            messages = [{"role": "user", "content": question}]
-            mode = "non-streaming" if args.mode == "all" else args.mode
-            options = {"temperature": args.temperature, "extra_body": args.extra_body}
-            write = partial(print, end="")
-            run_loop(client, model, messages, mode, on_text=write, on_tool=show, **options)
-            print()
-
-    return run_script(run, args)
+    with prepared(args) as (client, model):
+        if lessons:
+            return tour(client, model)
+        question = args.prompt or "What is the weather in New York, and 15 * 23.5?"
+        messages = [{"role": "user", "content": question}]
+        mode = "non-streaming" if args.mode == "all" else args.mode
+        options = {"temperature": args.temperature, "extra_body": args.extra_body}
+        write = partial(print, end="")
+        run_loop(client, model, messages, mode, on_text=write, on_tool=show, **options)
+        print()
 
 
 if __name__ == "__main__":

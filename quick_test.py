@@ -12,8 +12,7 @@ import re
 import time
 from typing import Any
 
-from tools.endpoint import Settings
-from tools.errors import KimiError, explain, mask
+from tools.errors import KimiError, explain
 from tools.loop import MODES, run_loop
 from tools.messages import Json
 from tools.reply import Reply
@@ -25,37 +24,38 @@ AGAIN = "Run it again; if that does not help, choose another --model."
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = flag_parser(__doc__, "non-streaming").parse_args(argv)
-    return run_script(lambda settings: verdict(settings, args.mode, args.extra_body), args)
+    return run_script(verdict, argv)
 
 
-def verdict(settings: Settings, mode: str, extra_body: Json | None = None) -> int:
+def verdict(argv: list[str] | None) -> int:
     """Print a line for each check, then the verdict; return the exit status."""
+    args = flag_parser(__doc__, "non-streaming").parse_args(argv)
     start, word = time.monotonic(), "FAIL"
     replies: list[Reply] = []
 
     def on_tool(call: Json, result: Json) -> None:
         shown, function = result.get("result", result.get("error", result)), call["function"]
-        print(indented(f"{function['name']}({function['arguments']}) -> {shown}", settings.api_key))
+        print(one_line(f"{function['name']}({function['arguments']}) -> {shown}"))
         more = call is not replies[-1].message["tool_calls"][-1]
         print("tool    " if more else "answer  ", end="")
 
     try:
-        with prepared(settings) as (client, model):
-            if mode == "all":
-                return compare_modes(client, model, extra_body)
+        with prepared(args) as (client, model):
+            if args.mode == "all":
+                return compare_modes(client, model, args.extra_body)
             print("tool    ", end="")
-            answer, raw = ask(client, model, mode, replies, on_tool=on_tool, extra_body=extra_body)
-            print(indented(" ".join(answer.split()), settings.api_key))
+            more = {"on_tool": on_tool, "extra_body": args.extra_body}
+            answer, raw = ask(client, model, args.mode, replies, **more)
+            print(one_line(answer))
             check_answer(answer)
             if raw:
-                note = "The engine sent the call as plain text; it was parsed here instead."
-                print(indented(f"note    {note}\n{parser_flags(model)}"))
+                print("note    The engine sent the call as plain text; it was parsed here instead.")
+                print("        " + parser_flags(model))
         word = "PASS"
     except COULD_NOT_START:
         raise
     except Exception as error:
-        print(indented(explain(error)))
+        print(explain(error).replace("\n", "\n        "))
     counts = [(reply.usage or {}).get("total_tokens") for reply in replies]
     tokens = sum(count for count in counts if isinstance(count, int))
     print(f"{word} in {time.monotonic() - start:.1f} s" + (f", {tokens} tokens" if tokens else ""))
@@ -81,7 +81,7 @@ def compare_modes(client: Any, model: str, extra_body: Json | None) -> int:
                 print("not served here")
                 continue
             word = "FAIL"
-            print("FAIL: " + " ".join(explain(error).removeprefix("Error: ").split()))
+            print("FAIL:", one_line(explain(error).removeprefix("Error: ")))
             refused = status in (401, 402, 403, 429) or status >= 500 and status != 501
             if refused or type(error).__name__ == "APIConnectionError":
                 break  # the key, money or the server: no other mode can work
@@ -118,9 +118,8 @@ def parser_flags(model: str) -> str:
     return f"If you host it: --tool-call-parser {parser}; in vLLM also --enable-auto-tool-choice."
 
 
-def indented(text: str, key: str = "") -> str:
-    """`text` without the key, cut if it is very long, with its further lines below the first."""
-    return mask(text, key)[:1000].replace("\n", "\n" + " " * 8)
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What the two scripts share: flags, startup, the lines about config, key and model, and output."""
 
 import argparse
+import io
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from . import endpoint
@@ -14,15 +15,16 @@ from .endpoint import DEFAULT_BASE_URL, DEFAULT_MODEL, Settings
 from .errors import SettingError, explain, mask
 from .loop import MODES
 from .messages import json_object
+from .offline import serve
 
 COULD_NOT_START = (SettingError, ImportError)  # exit status 2
 
 
-class CleanOutput:
+class CleanOutput(io.TextIOBase):
     """A stream that leaves out control characters and `key`, and shows every text at once."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream, self.key = stream, ""
+        self.stream, self.key = stream, os.environ.get("MOONSHOT_API_KEY", "")
         self.line = ""  # what the last line shows so far
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII pipe has no degree sign
@@ -30,17 +32,9 @@ class CleanOutput:
     def write(self, text: str) -> int:
         shown = mask(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text), self.key)
         self.line = (self.line + shown).rpartition("\n")[2]
-        self._stream.write(shown)
-        self._stream.flush()
+        self.stream.write(shown)
+        self.stream.flush()
         return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        super().error(mask(message, os.environ.get("MOONSHOT_API_KEY", "")))
 
 
 def _json_object(text: str) -> Any:
@@ -51,10 +45,10 @@ def _json_object(text: str) -> Any:
     return value
 
 
-def flag_parser(description: str | None, mode: str) -> argparse.ArgumentParser:
+def flag_parser(about: str | None, mode: str) -> argparse.ArgumentParser:
     """An argument parser with the flags that both scripts have; `mode` is the default mode."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(description=description, formatter_class=raw, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=about, formatter_class=raw, allow_abbrev=False)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--offline", action="store_true", help="use a mock server; no key needed")
     where.add_argument("--base-url", help=f"default: MOONSHOT_BASE_URL or {DEFAULT_BASE_URL}")
@@ -66,9 +60,10 @@ def flag_parser(description: str | None, mode: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) -> int:
-    """Call `run` with the settings. Return the exit status: what `run` returns (None: 0), 130 after
-    Ctrl-C; after an exception, which is explained on stderr, 2 if it could not start, else 1."""
+def run_script(run: Callable[[list[str] | None], int | None], argv: list[str] | None) -> int:
+    """Call `run(argv)` with clean output. Return the exit status: what `run` returns (None: 0), 130
+    after Ctrl-C; after an exception, which is explained on stderr, 2 if it could not start, else 1.
+    """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # the SDK's, about unusual replies
     for name in [name for name in os.environ if name.startswith("OPENAI_")]:
@@ -77,39 +72,39 @@ def run_script(run: Callable[[Settings], int | None], args: argparse.Namespace) 
     err: Any = CleanOutput(sys.stderr)
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            if not args.offline:
-                settings = endpoint.read_settings(args.base_url, args.model)
-                out.key = err.key = settings.api_key
-                return run(settings) or 0
-            from .offline import serve
-
-            with serve() as url:
-                print("Offline: a mock server on this machine answers, not Kimi-K2.")
-                named, model = bool(args.model), args.model or DEFAULT_MODEL
-                return run(Settings("offline", url, model, "the mock server", named)) or 0
+            return run(argv) or 0
         except BrokenPipeError:  # the reader of our output has left, as in `... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.stream.fileno())
             return 1
         except (KeyboardInterrupt, Exception) as error:
             print(end="\n" if out.line else "")
             if isinstance(error, KeyboardInterrupt):
                 return 130
-            print(explain(error), file=sys.stderr)
+            print(explain(error), file=err)
             return 2 if isinstance(error, COULD_NOT_START) else 1
 
 
 @contextmanager
-def prepared(settings: Settings) -> Iterator[tuple[Any, str]]:
-    """Yield a client and the model to use, in a `with` block; print a line for each step."""
+def prepared(args: argparse.Namespace) -> Iterator[tuple[Any, str]]:
+    """Within run_script: yield a client and the model to use, and print a line for each step."""
+    out: Any = sys.stdout
+    err: Any = sys.stderr
 
     def announce(notice: str) -> None:
         """Say why a check waits, where it waits; what follows stands below, in the same column."""
-        indent = " " * len(getattr(sys.stdout, "line", ""))
-        print(f"{notice}\n{indent}", end="", file=sys.stderr)
+        print(notice, end="\n" + " " * len(out.line), file=err)
 
-    end = f" ...{settings.api_key[-4:]}" if len(settings.api_key) > 8 else ""
-    print(f"config  {settings.base_url}, key{end} from {settings.key_source}")
-    with endpoint.make_client(settings, announce) as client:
+    with ExitStack() as stack:
+        if args.offline:
+            url, model = stack.enter_context(serve()), args.model or DEFAULT_MODEL
+            settings = Settings("offline", url, model, "the mock server", bool(args.model))
+            print("Offline: a mock server on this machine answers, not Kimi-K2.")
+        else:
+            settings = endpoint.read_settings(args.base_url, args.model)
+            out.key = err.key = settings.api_key
+        end = f" ...{settings.api_key[-4:]}" if len(settings.api_key) > 8 else ""
+        print(f"config  {settings.base_url}, key{end} from {settings.key_source}")
+        client = stack.enter_context(endpoint.make_client(settings, announce))
         print("key     ", end="")
         served = endpoint.list_models(client)
         # Some endpoints list their models to anybody, so this does not prove that the key is valid.
