@@ -1,11 +1,10 @@
-"""Tool calling with Kimi-K2 in four lessons. Read them from the top, or run them:
+"""Tool calling with Kimi-K2 in four lessons: your function and the loop, streaming, manual parsing,
+and the ready-made loop. Read them from the top, or run them:
 
     python kimi_k2_api_example.py --offline     no key: a mock server on this machine answers
     python kimi_k2_api_example.py               with your key in MOONSHOT_API_KEY
     python kimi_k2_api_example.py --prompt "Is it warmer in Cairo or in Sydney?"
     python kimi_k2_api_example.py --mode anthropic --temperature 0.6
-
-1 your function and the loop, 2 streaming, 3 manual parsing, 4 the ready-made loop.
 
 A language model only writes text. With tool calling, you describe your functions to it. When it
 needs one, it replies with the function's name and arguments; your program runs the function and
@@ -31,7 +30,7 @@ client, model = connect()
 """
 
 import json
-from functools import partial
+import sys
 
 from tools import TOOLS, run_tool
 from tools.kimi_format import parse, render_prompt
@@ -148,13 +147,11 @@ def lesson_3(client, model):
             prompt=prompt,
             max_tokens=4096,  # by default, it stops after 16 tokens
             stop=["<|im_end|>"],  # the marker that ends a message
-            # A field that OpenAI's client does not know: keep the markers <|...|> in the text.
-            extra_body={"skip_special_tokens": False},
+            extra_body={"skip_special_tokens": False},  # not OpenAI's: keep the markers <|...|>
         )
-        print("text:    ", completion.choices[0].text)
-
-        # Separate the text from the calls, which are between the markers.
-        content, calls = parse(completion.choices[0].text)
+        text = completion.choices[0].text
+        print("text:    ", text)
+        content, calls = parse(text)  # the calls are what stands between the markers
         messages.append({"role": "assistant", "content": content, "tool_calls": calls})
         if not calls:
             break
@@ -170,9 +167,8 @@ def lesson_4(client, model):
     # Use mode "non-streaming" if only the finished answer matters, "streaming" if a person waits,
     # "manual" for your own engine if it does not parse calls (left out here), and "anthropic" for a
     # server that speaks Anthropic's API. The conversation is the same in all of them.
-    # run_loop also handles what the lessons leave out: interrupted streams, output limits,
-    # malformed calls. It uses TOOLS; for the tool of lesson 1, add these two:
-    # tools=[weather_tool], functions={"get_weather": get_weather}
+    # run_loop also handles what the lessons leave out: cut streams, output limits, malformed calls.
+    # For the tool of lesson 1, add tools=[weather_tool], functions={"get_weather": get_weather}
     messages = []
     for city, mode in (("Paris", "non-streaming"), ("London", "streaming"), ("Tokyo", "anthropic")):
         messages.append({"role": "user", "content": f"What is the weather in {city}?"})
@@ -210,11 +206,11 @@ def main(argv=None):
 
 def run(argv):
     parser = flag_parser((__doc__ or "").split("\nTo use")[0], "all")
-    parser.add_argument("--prompt", help="your own question, instead of the lessons")
+    parser.add_argument("--prompt", type=str.strip, help="your own question instead of the lessons")
     parser.add_argument("--temperature", type=float, help="default: the server's own")
     args = parser.parse_args(argv)
     lessons = args.mode == "all" and args.prompt is None
-    if args.prompt is not None and not args.prompt.strip():
+    if args.prompt == "":
         parser.error("--prompt must not be empty")
     if args.temperature is not None and not 0 <= args.temperature <= 2:
         parser.error("--temperature must be from 0 to 2")
@@ -227,8 +223,7 @@ def run(argv):
         messages = [{"role": "user", "content": question}]
         mode = "non-streaming" if args.mode == "all" else args.mode
         options = {"temperature": args.temperature, "extra_body": args.extra_body}
-        write = partial(print, end="")
-        run_loop(client, model, messages, mode, on_text=write, on_tool=show, **options)
+        run_loop(client, model, messages, mode, on_text=sys.stdout.write, on_tool=show, **options)
         print()
 
 

@@ -62,8 +62,7 @@ def flag_parser(about: str | None, mode: str) -> argparse.ArgumentParser:
 
 def run_script(run: Callable[[list[str] | None], int | None], argv: list[str] | None) -> int:
     """Call `run(argv)` with clean output. Return the exit status: what `run` returns (None: 0), 130
-    after Ctrl-C; after an exception, which is explained on stderr, 2 if it could not start, else 1.
-    """
+    after Ctrl-C; after an exception, explained on stderr, 2 if it could not start, else 1."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # the SDK's, about unusual replies
     for name in [name for name in os.environ if name.startswith("OPENAI_")]:
@@ -90,8 +89,7 @@ def prepared(args: argparse.Namespace) -> Iterator[tuple[Any, str]]:
     out: Any = sys.stdout
     err: Any = sys.stderr
 
-    def announce(notice: str) -> None:
-        """Say why a check waits, where it waits; what follows stands below, in the same column."""
+    def announce(notice: str) -> None:  # where the check waits; what follows is in its column
         print(notice, end="\n" + " " * len(out.line), file=err)
 
     with ExitStack() as stack:
