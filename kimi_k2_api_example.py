@@ -179,19 +179,18 @@ def lesson_4(client, model):
 
 
 # The rest of this file is the command line around the lessons.
-# A server may lack a lesson's route. In lessons 1 and 2, a 404 means a wrong model or base URL.
 LESSONS = {lesson_1: "", lesson_2: "", lesson_3: "/completions", lesson_4: "/messages"}
 
 
 def tour(client, model):
-    """Run the lessons; skip one whose route this server does not have."""
+    """Run the lessons; skip one whose route, as named above, this server does not have."""
     for number, (lesson, route) in enumerate(LESSONS.items(), 1):
         print(f"\n----- Lesson {number}. {lesson.__doc__ or ''}")
         try:
             lesson(client, model)
         except Exception as error:
             if getattr(error, "status_code", None) != 404 or not route:
-                raise
+                raise  # in lessons 1 and 2, a 404 means a wrong model or base URL
             print(f"(Skipped: this server has no {route}. Add --offline to see it.)")
 
 
