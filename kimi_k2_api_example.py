@@ -147,7 +147,8 @@ def lesson_3(client, model):
             prompt=prompt,
             max_tokens=4096,  # by default, it stops after 16 tokens
             stop=["<|im_end|>"],  # the marker that ends a message
-            extra_body={"skip_special_tokens": False},  # not OpenAI's: keep the markers <|...|>
+            # A field that OpenAI's client does not know: keep the markers <|...|> in the text.
+            extra_body={"skip_special_tokens": False},
         )
         text = completion.choices[0].text
         print("text:    ", text)

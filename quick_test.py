@@ -12,7 +12,7 @@ import re
 import time
 from typing import Any
 
-from tools.errors import KimiError, explain
+from tools.errors import KimiError, explain, quote
 from tools.loop import MODES, run_loop
 from tools.messages import Json
 from tools.reply import Reply
@@ -102,7 +102,7 @@ def ask(client: Any, model: str, mode: str, replies: list[Reply], **more: Any) -
         raise KimiError(f"The model called a tool, but not for {EXPRESSION}", AGAIN)
     answer = one_line(answer.rpartition("</think>")[2])  # without any thinking
     if not re.search(RESULT_IN_TEXT, answer):
-        what = f'The answer does not contain the tool\'s result {RESULT}: "{answer}"'
+        what = f"The answer does not contain the tool's result {RESULT}{quote(answer)}"
         raise KimiError(what, AGAIN)
     return answer, mode != "manual" and any(reply.parsed_from_text for reply in replies)
 

@@ -15,7 +15,6 @@ from .endpoint import DEFAULT_BASE_URL, DEFAULT_MODEL, Settings
 from .errors import SettingError, explain, mask
 from .loop import MODES
 from .messages import json_object
-from .offline import serve
 
 COULD_NOT_START = (SettingError, ImportError)  # exit status 2
 
@@ -94,6 +93,8 @@ def prepared(args: argparse.Namespace) -> Iterator[tuple[Any, str]]:
 
     with ExitStack() as stack:
         if args.offline:
+            from .offline import serve  # its imports take a while
+
             url, model = stack.enter_context(serve()), args.model or DEFAULT_MODEL
             settings = Settings("offline", url, model, "the mock server", bool(args.model))
             print("Offline: a mock server on this machine answers, not Kimi-K2.")
