@@ -1,7 +1,4 @@
-"""Translates between messages in OpenAI form and Anthropic's `/v1/messages`, in both directions.
-
-Not supported: images, and receiving a stream.
-"""
+"""Translates between messages in OpenAI form and Anthropic's `/v1/messages`, without images."""
 
 import json
 import re
@@ -14,6 +11,7 @@ from .messages import Json, json_object, text_of
 # request_temperature goes up to 1.0.
 TEMPERATURE_FACTOR = 0.6
 PIECES = re.compile("(?s).{1,8}")  # in which the mock server streams a text
+_ROLES = {"system": "system", "developer": "system", "assistant": "assistant"}  # others: user
 
 
 def request_temperature(real: float) -> float:
@@ -49,21 +47,19 @@ def to_request(
     """The body of `POST /v1/messages` for a conversation and tools in OpenAI form.
 
     `max_tokens` limits the output; `temperature` is the effective one, 0 to 0.6 (else a
-    SettingError). The results of one message's calls become one user message. A tool that is not in
-    OpenAI form goes as it is.
+    SettingError). A tool that is not in OpenAI form goes as it is.
     """
     system: list[str] = []
     turns: list[Json] = []
     for message in messages:
-        blocks = _blocks(message)
-        if message["role"] in ("system", "developer"):
-            system += [block["text"] for block in blocks]
-            continue
-        role = "assistant" if message["role"] == "assistant" else "user"
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += blocks
-        elif blocks:
-            turns.append({"role": role, "content": blocks})
+        role = _ROLES.get(message["role"], "user")
+        for block in _blocks(message):
+            if role == "system":
+                system.append(block["text"])
+            elif turns and turns[-1]["role"] == role:  # turns alternate
+                turns[-1]["content"].append(block)
+            else:
+                turns.append({"role": role, "content": [block]})
     request: Json = {"model": model, "max_tokens": max_tokens, "messages": turns}
     if system:
         request["system"] = "\n\n".join(system)
@@ -85,20 +81,17 @@ def _tool(tool: Json) -> Json:
 
 
 def to_message(response: Json) -> Json:
-    """The reply of `/v1/messages` as an assistant message in OpenAI form: its blocks of text, of
-    thinking and of tool use. The thinking is also kept as it came, to go back with its signature.
-    Blocks of other types are left out."""
-    blocks = response.get("content") or []
-    blocks = [{"type": "text", "text": blocks}] if isinstance(blocks, str) else blocks
-    texts = [block.get("text") or "" for block in blocks if block.get("type") == "text"]
-    kinds = ("thinking", "redacted_thinking")
-    thinking = [block for block in blocks if block.get("type") in kinds]
-    message: Json = {"role": "assistant", "content": "".join(texts)}
-    if thinking:
-        thoughts = [block.get("thinking") or "" for block in thinking]
-        message |= {"reasoning_content": "".join(thoughts), "thinking_blocks": thinking}
-    for block in blocks:
-        if block.get("type") == "tool_use":
+    """The reply of `/v1/messages` as an assistant message in OpenAI form: its text, thinking and
+    calls. The thinking is also kept as it came, to go back with its signature."""
+    content = response.get("content") or []
+    message: Json = {"role": "assistant", "content": text_of(content)}
+    for block in content if isinstance(content, list) else ():
+        kind = block.get("type")
+        if kind in ("thinking", "redacted_thinking"):
+            thought = message.get("reasoning_content", "") + (block.get("thinking") or "")
+            message["reasoning_content"] = thought
+            message.setdefault("thinking_blocks", []).append(block)
+        elif kind == "tool_use":
             # Now and then, `input` is a string of JSON instead of an object.
             arguments = json.dumps(json_object(block.get("input")), ensure_ascii=False)
             function = {"name": block.get("name") or "", "arguments": arguments}
