@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from .errors import SettingError
@@ -113,27 +114,26 @@ def to_completion(response: Any) -> Any:
     return {"choices": [choice], "usage": usage}
 
 
-def to_response(message: Json, sent: int) -> tuple[Json, list[Json]]:
-    """The reply of `/v1/messages` for an assistant message, whole and as the events of a stream;
-    `sent` is the token count of the request. For the mock server."""
-    turns = to_request([message], None)["messages"]
-    blocks = turns[0]["content"] if turns else []
+def to_response(message: Json, usage: Json) -> Iterator[Json]:
+    """The reply of `/v1/messages` for a message and a usage in OpenAI form, and then the events of
+    the same reply as a stream. For the mock server."""
+    counts = {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
     end = {"stop_reason": "tool_use" if "tool_calls" in message else "end_turn"}
-    usage = {"input_tokens": sent, "output_tokens": len(json.dumps(blocks)) // 4}
     about = {"id": "offline", "type": "message", "role": "assistant", "model": "offline"}
-    whole = {**about, "content": blocks, "stop_sequence": None, **end, "usage": usage}
-    begin = {**whole, "content": [], "stop_reason": None}
-    events: list[Json] = [{"type": "message_start", "message": begin}]
+    blocks = _blocks(message)
+    reply = {**about, "content": blocks, "stop_sequence": None, **end, "usage": counts}
+    yield reply
+    yield {"type": "message_start", "message": {**reply, "content": [], "stop_reason": None}}
     for index, block in enumerate(blocks):
-        field, kind, text = block["type"], f"{block['type']}_delta", block.get(block["type"], "")
-        empty = {**block, field: ""}
+        field = block["type"]
+        kind, text, empty = f"{field}_delta", block.get(field, ""), {**block, field: ""}
         if field == "tool_use":
-            field, kind, text = "partial_json", "input_json_delta", json.dumps(block["input"])
-            empty = {**block, "input": {}}
-        events.append({"type": "content_block_start", "index": index, "content_block": empty})
+            kind, field = "input_json_delta", "partial_json"
+            text, empty = json.dumps(block["input"]), {**block, "input": {}}
+        yield {"type": "content_block_start", "index": index, "content_block": empty}
         for piece in PIECES.findall(text):
             delta = {"type": kind, field: piece}
-            events.append({"type": "content_block_delta", "index": index, "delta": delta})
-        events.append({"type": "content_block_stop", "index": index})
-    last = {"type": "message_delta", "delta": {**end, "stop_sequence": None}, "usage": usage}
-    return whole, [*events, last, {"type": "message_stop"}]
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+    yield {"type": "message_delta", "delta": {**end, "stop_sequence": None}, "usage": counts}
+    yield {"type": "message_stop"}

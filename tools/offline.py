@@ -1,10 +1,9 @@
 """A mock server in place of the endpoint, so that everything here runs without a key.
 
-Any client on this machine can use it; it serves `/models` and the routes of all modes, whole and
-streamed. It is a script, not a model: it calls get_weather for each city and calculate for each
-calculation in the question, and builds an answer from the results. `serve(script=…)` plays
-another script, to test an agent with tools of its own. `python -m tools.offline` serves until
-Ctrl-C.
+Any client on this machine can use it, at the routes of all modes, whole and streamed. It plays a
+script: it calls get_weather for each city and calculate for each calculation in the question, and
+builds an answer from the results. `serve(script=…)` plays another one, to test an agent with tools
+of its own. `python -m tools.offline` serves until Ctrl-C.
 """
 
 import json
@@ -18,7 +17,7 @@ from threading import Event, Thread
 from typing import Any
 
 from .anthropic_format import PIECES, to_response
-from .messages import Json, json_object, number_calls, text_of
+from .messages import Json, json_object, text_of
 from .weather import CITIES
 
 Script = Callable[[list[tuple[str, str]]], Json]
@@ -71,82 +70,74 @@ def _conversation(body: Json) -> tuple[list[tuple[str, str]], list[str]]:
     turns.append(("system", text_of(body.get("system"))))  # Anthropic's
     for message in body.get("messages") or []:
         content = message.get("content")
-        for block in content if isinstance(content, list) else ():
-            if block.get("type") == "tool_result":  # Anthropic's are in user messages
-                turns.append(("tool", text_of(block.get("content"))))
+        blocks = content if isinstance(content, list) else []
+        results = [block for block in blocks if block.get("type") == "tool_result"]  # Anthropic's
+        turns += [("tool", text_of(result.get("content"))) for result in results]
         turns.append((message["role"], text_of(content)))
     names = [tool.get("function", tool).get("name", "") for tool in tools]
     return [(role, text) for role, text in turns if text or role == "tool"], names
 
 
-def _answer(body: Json, script: Script) -> tuple[Json, int]:
-    """The next message, complete, and about how many tokens the request has."""
+def _answer(body: Json, script: Script) -> Json:
+    """The next message, complete."""
     choice = body.get("tool_choice") or "auto"
     choice = choice["type"] if isinstance(choice, dict) else choice
     if choice not in ("auto", "none") or body.get("n") not in (None, 1):
         raise ValueError('the mock server supports n=1 and tool_choice "auto" or "none"')
     turns, offered = _conversation(body)
-    message: Json = {"role": "assistant", **script(turns)}
-    message["content"] = message.get("content") or ""
+    message: Json = {"role": "assistant", "content": "", **script(turns)}
+    results = [text for role, text in turns if role == "tool"]
     calls = []
-    for call in message.pop("tool_calls", None) or []:
+    for number, call in enumerate(message.pop("tool_calls", None) or [], len(results)):
         name, arguments = call["function"]["name"], call["function"].get("arguments", {})
         if choice == "none" or name not in offered:
             if script is next_message:
-                return {"role": "assistant", "content": ABILITIES}, 1
+                return {"role": "assistant", "content": ABILITIES}
             raise ValueError(f"the script calls {name}, which the request does not offer")
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        calls.append({"type": "function", "function": {"name": name, "arguments": arguments}})
-    number_calls(calls, [{"tool_calls": [{}]} for role, _ in turns if role == "tool"])
-    return {**message, "tool_calls": calls} if calls else message, len(str(turns)) // 4 + 1
+        function = {"name": name, "arguments": arguments}
+        calls.append({"id": f"functions.{name}:{number}", "type": "function", "function": function})
+    return {**message, "tool_calls": calls} if calls else message
 
 
-def _openai(kind: str, choice: Json, parts: list[Json], sent: int) -> tuple[Json, list[Json]]:
-    """A reply of OpenAI's routes, whole and as the chunks of a stream."""
-    made = len(json.dumps(choice)) // 4
-    usage = {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}
+def _openai(kind: str, choice: Json, usage: Json | None = None) -> Json:
     about = {"id": "offline", "object": kind, "created": MODEL["created"], "model": MODEL["id"]}
-    chunks = [{**about, "choices": [{"index": 0, "finish_reason": None, **p}]} for p in parts]
-    end = {"index": 0, **parts[-1], "finish_reason": choice["finish_reason"]}
-    chunks[-1] = {**about, "choices": [end], "usage": usage}
-    return {**about, "choices": [{"index": 0, **choice}], "usage": usage}, chunks
+    return {**about, "choices": [{"index": 0, **choice}], "usage": usage}
 
 
-def _chat(message: Json, sent: int) -> tuple[Json, list[Json]]:
-    """A reply of `/chat/completions`."""
+def _chat(message: Json, usage: Json) -> Iterator[Json]:
+    end = {"finish_reason": "tool_calls" if "tool_calls" in message else "stop"}
+    yield _openai("chat.completion", {"message": message, **end}, usage)
     deltas: list[Json] = [{"role": "assistant", "content": ""}]
     for field in ("reasoning_content", "content"):
         deltas += [{field: piece} for piece in PIECES.findall(message.get(field) or "")]
     for index, call in enumerate(message.get("tool_calls", [])):
-        function = call["function"]
-        begin = {**call, "index": index, "function": {**function, "arguments": ""}}
-        deltas.append({"tool_calls": [begin]})
-        for piece in PIECES.findall(function["arguments"]):
-            deltas.append({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
-    reason = "tool_calls" if "tool_calls" in message else "stop"
-    choice = {"message": message, "finish_reason": reason}
-    parts = [{"delta": delta} for delta in (*deltas, {})]
-    whole, chunks = _openai("chat.completion", choice, parts, sent)
-    return whole, [{**chunk, "object": "chat.completion.chunk"} for chunk in chunks]
+        parts = [{**call, "function": {**call["function"], "arguments": ""}}]
+        for piece in PIECES.findall(call["function"]["arguments"]):
+            parts.append({"function": {"arguments": piece}})
+        deltas += [{"tool_calls": [{"index": index, **part}]} for part in parts]
+    for delta in deltas:
+        yield _openai("chat.completion.chunk", {"delta": delta, "finish_reason": None})
+    yield _openai("chat.completion.chunk", {"delta": {}, **end}, usage)
 
 
-def _text(message: Json, sent: int) -> tuple[Json, list[Json]]:
-    """A reply of `/completions`, with the calls as Kimi-K2 writes them."""
-    calls = ""
+def _text(message: Json, usage: Json) -> Iterator[Json]:
+    text, calls = message["content"] or "", ""
     for call in message.get("tool_calls", []):
         calls += f"<|tool_call_begin|>{call['id']}<|tool_call_argument_begin|>"
         calls += call["function"]["arguments"] + "<|tool_call_end|>"
-    section = f"<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>"
-    text = message["content"] + (section if calls else "")
-    parts = [{"text": piece} for piece in (*PIECES.findall(text), "")]
-    return _openai("text_completion", {"text": text, "finish_reason": "stop"}, parts, sent)
+    if calls:
+        text += f"<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>"
+    reply = _openai("text_completion", {"text": text, "finish_reason": "stop"}, usage)
+    yield from (reply, reply)  # whole, and as a stream of one chunk
 
 
-_ROUTES = {
-    "POST /v1/chat/completions": _chat, "POST /v1/completions": _text,
+_ROUTES = {  # each yields a whole reply, then the chunks of the same reply as a stream
+    "POST /v1/chat/completions": _chat,
+    "POST /v1/completions": _text,
     "POST /v1/messages": to_response,
-}  # fmt: skip
+}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -175,7 +166,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, f"Nothing is served at {self.path}")
         try:
             body = json.loads(data)
-            whole, chunks = _ROUTES[route](*_answer(body, server.script))
+            message = _answer(body, server.script)
+            sent, made = len(data) // 4, len(json.dumps(message)) // 4
+            usage = {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}
+            whole, *chunks = _ROUTES[route](message, usage)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             return self._refuse(400, f"The request or the script failed ({why})")
