@@ -2,8 +2,8 @@
 
 Any client on this machine can use it, at the routes of all modes, whole and streamed. It plays a
 script: it calls get_weather for each city and calculate for each calculation in the question, and
-builds an answer from the results. `serve(script=…)` plays another one, to test an agent with tools
-of its own. `python -m tools.offline` serves until Ctrl-C.
+builds an answer from the results. `serve(script=…)` plays another, to test an agent with tools of
+its own. `python -m tools.offline` serves until Ctrl-C.
 """
 
 import json
@@ -56,7 +56,7 @@ def _sentence(content: str) -> str:
 
 def _conversation(body: Json) -> tuple[list[tuple[str, str]], list[str]]:
     """The (role, text) pairs of a request in any form, and the names of the tools it offers."""
-    turns: list[tuple[str, str]] = []
+    turns = [("system", text_of(body.get("system")))]  # Anthropic's
     tools = body.get("tools") or []
     for turn in body.get("prompt", "").split("<|im_end|>"):
         head, _, text = turn.partition("<|im_middle|>")
@@ -67,7 +67,6 @@ def _conversation(body: Json) -> tuple[list[tuple[str, str]], list[str]]:
             turns.append(("tool", text.partition("\n")[2]))
         else:
             turns.append((kind, text))
-    turns.append(("system", text_of(body.get("system"))))  # Anthropic's
     for message in body.get("messages") or []:
         content = message.get("content")
         blocks = content if isinstance(content, list) else []
@@ -143,56 +142,55 @@ _ROUTES = {  # each yields a whole reply, then the chunks of the same reply as a
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # it would delay small replies
+    server: "_Server"
 
     def log_message(self, *_: Any) -> None:
         """Log nothing, to keep the client's terminal clean."""
 
     def do_POST(self) -> None:
-        length, data = self.headers.get("content-length", "0"), b""
+        data = self.rfile.read(int(self.headers.get("content-length", 0)))
         if "transfer-encoding" in self.headers:  # chunks, each after its size, until one of 0
-            while size := int(self.rfile.readline(99).split(b";")[0], 16):
+            while size := int(self.rfile.readline(), 16):
                 data += self.rfile.read(size + 2)[:-2]
-            self.rfile.readline(99)
-        elif length.isdigit():
-            data = self.rfile.read(int(length))
+            self.rfile.readline()
         route = f"{self.command} {self.path.partition('?')[0]}"
         bearer = self.headers.get("authorization", "").removeprefix("Bearer").strip()
-        server: Any = self.server
         if not bearer and not self.headers.get("x-api-key"):
-            return self._refuse(401, "Invalid Authentication")
+            return self._send(401, "Invalid Authentication")
         if route == "GET /v1/models":
             return self._send(200, json.dumps({"object": "list", "data": [MODEL]}))
         if route not in _ROUTES:
-            return self._refuse(404, f"Nothing is served at {self.path}")
+            return self._send(404, f"Nothing is served at {self.path}")
         try:
             body = json.loads(data)
-            message = _answer(body, server.script)
+            message = _answer(body, self.server.script)
             sent, made = len(data) // 4, len(json.dumps(message)) // 4
             usage = {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}
             whole, *chunks = _ROUTES[route](message, usage)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
-            return self._refuse(400, f"The request or the script failed ({why})")
+            return self._send(400, f"The request or the script failed ({why})")
         if not body.get("stream"):
             return self._send(200, json.dumps(whole))
-        events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + ["data: [DONE]\n\n"]
-        if route == "POST /v1/messages":  # Anthropic's have names and no end
-            events = [f"event: {c['type']}\n{e}" for c, e in zip(chunks, events, strict=False)]
-        self._send(200, "".join(events), "text/event-stream")
+        if route == "POST /v1/messages":
+            events = [f"event: {chunk['type']}\ndata: {json.dumps(chunk)}\n\n" for chunk in chunks]
+        else:
+            events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + ["data: [DONE]\n\n"]
+        self._send(200, "".join(events))
 
     do_GET = do_POST
 
-    def _refuse(self, status: int, message: str) -> None:
-        error = {"type": "invalid_request_error", "message": message}
-        self._send(status, json.dumps({"type": "error", "error": error}))
-
-    def _send(self, status: int, text: str, kind: str = "application/json") -> None:
-        data = text.encode()
+    def _send(self, status: int, text: str) -> None:
+        """Send the text of a reply; if the status is an error, `text` says what is wrong."""
+        if status != 200:
+            error = {"type": "invalid_request_error", "message": text}
+            text = json.dumps({"type": "error", "error": error})
+        kind = "application/json" if text.startswith("{") else "text/event-stream"
         self.send_response(status)
         self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(data)))
+        self.send_header("content-length", str(len(text)))  # json.dumps makes ASCII
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(text.encode())
 
 
 class _Server(ThreadingTCPServer):
