@@ -148,7 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing, to keep the client's terminal clean."""
 
     def do_POST(self) -> None:
-        data = self.rfile.read(int(self.headers.get("content-length", 0)))
+        length = self.headers.get("content-length", "")
+        data = self.rfile.read(int(length) if length.isdigit() else 0)
         if "transfer-encoding" in self.headers:  # chunks, each after its size, until one of 0
             while size := int(self.rfile.readline(), 16):
                 data += self.rfile.read(size + 2)[:-2]
