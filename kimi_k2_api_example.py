@@ -1,5 +1,5 @@
 """Tool calling with Kimi-K2 in four lessons: your function and the loop, streaming, manual parsing,
-and the ready-made loop. Read them from the top, or run them:
+and the ready-made loop. Read them, or run them (the last two commands ask one question instead):
 
     python kimi_k2_api_example.py --offline     no key: a mock server on this machine answers
     python kimi_k2_api_example.py               with your key in MOONSHOT_API_KEY
@@ -24,7 +24,7 @@ from tools.loop import run_loop
 
 # By hand: client = OpenAI(api_key="sk-...", base_url="https://api.moonshot.ai/v1")
 #          model = "kimi-k3"
-# connect() also reads MOONSHOT_API_KEY, MOONSHOT_BASE_URL and .env, waits out rate limits, and
+# connect() reads MOONSHOT_API_KEY, MOONSHOT_BASE_URL and .env, waits out rate limits, and
 # picks a model. (No key? Run "python -m tools.offline" and follow its instructions.)
 client, model = connect()
 """
@@ -82,7 +82,7 @@ def lesson_1(client, model):
     for each in messages:
         print(json.dumps(each, ensure_ascii=False))
     if messages[-1]["role"] == "tool" or not messages[-1]["content"]:
-        print("(no answer: the reply was empty, or still a call after 10 requests)")
+        print("(no answer: the reply was empty, or the tenth one was still a call)")
 
 
 def lesson_2(client, model):
@@ -96,7 +96,7 @@ def lesson_2(client, model):
             model=model, messages=messages, tools=TOOLS, tool_choice="auto", stream=True
         )
         message = {"role": "assistant", "content": ""}
-        calls = {}  # the index of each call: what has arrived of it
+        calls = {}  # by index: what has arrived of each call
         # Text and calls arrive in fragments that you must join. This question leads to two calls.
         for chunk in stream:
             if not chunk.choices:  # the last chunk may hold only the token counts
@@ -105,7 +105,7 @@ def lesson_2(client, model):
             if delta.content:
                 print(delta.content, end="|", flush=True)  # "|" shows where a fragment ends
                 message["content"] += delta.content
-            # Thinking models send their reasoning in this field. Return it, even if it is empty.
+            # Thinking models send their reasoning in this field. Send it back, even if it is empty.
             thought = getattr(delta, "reasoning_content", None)
             if thought is not None:
                 message["reasoning_content"] = message.get("reasoning_content", "") + thought
@@ -127,7 +127,7 @@ def lesson_2(client, model):
             print("result:  ", result)
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     if messages[-1]["role"] == "tool" or not messages[-1]["content"]:
-        print("(no answer: the reply was empty, or still a call after 10 requests)")
+        print("(no answer: the reply was empty, or the tenth one was still a call)")
 
 
 def lesson_3(client, model):
@@ -160,7 +160,7 @@ def lesson_3(client, model):
             result = json.dumps(run_tool(call["function"]["name"], call["function"]["arguments"]))
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     if messages[-1]["role"] == "tool" or not messages[-1]["content"]:
-        print("(no answer: the reply was empty, or still a call after 10 requests)")
+        print("(no answer: the reply was empty, or the tenth one was still a call)")
 
 
 def lesson_4(client, model):

@@ -14,7 +14,7 @@ from typing import Any
 
 from tools.errors import KimiError, explain, quote
 from tools.loop import MODES, run_loop
-from tools.messages import Json
+from tools.messages import Json, json_object
 from tools.reply import Reply
 from tools.script import COULD_NOT_START, flag_parser, prepared, run_script
 
@@ -98,7 +98,7 @@ def ask(client: Any, model: str, mode: str, replies: list[Reply], **more: Any) -
     if not results:
         what = "The model answered without calling the tool, so it cannot drive an agent"
         raise KimiError(what, f"Choose another --model.\n{parser_flags(model)}")
-    if not any(f'"result": {RESULT}}}' in result for result in results):
+    if not any(json_object(result).get("result") == RESULT for result in results):
         raise KimiError(f"The model called a tool, but not for {EXPRESSION}", AGAIN)
     answer = one_line(answer.rpartition("</think>")[2])  # without any thinking
     if not re.search(RESULT_IN_TEXT, answer):

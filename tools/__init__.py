@@ -33,9 +33,9 @@ def run_tool(
     """Run one tool call of the model and return the result, a dict of JSON values.
 
     `name` and `arguments` (JSON text) are as the model wrote them; `tools` has the schemas,
-    `functions` the functions by name, which may be async. Never raises: whatever is wrong with the
-    call or in the function becomes {"error": "…"}, which tells the model what to change. Only the
-    top level of a schema is checked.
+    `functions` the functions by name, which may be async. Only Ctrl-C is raised: whatever else goes
+    wrong becomes {"error": "…"}, which tells the model what to change. Only the top level of a
+    schema is checked.
     """
     try:
         schemas = {each: schema for each, schema in described(tools).items() if each in functions}
@@ -58,22 +58,22 @@ def run_tool(
 
 
 def described(tools: Iterable[Any]) -> dict[str, Json]:
-    """The functions in `tools`, by name. Other tools, which a server runs itself, have none."""
+    """The functions in `tools`, by name; tools that the server runs itself are left out."""
     functions = [tool.get("function") for tool in tools if isinstance(tool, dict)]
     return {each["name"]: each for each in functions if isinstance(each, dict) and "name" in each}
 
 
 def meant(name: str, offered: Iterable[str]) -> str:
-    """The offered tool that a name means, or the name itself if that is not exactly one. Now and
-    then, the model writes the id as the name: functions.calculate:0, functionscalculate0."""
+    """The offered tool that a name means; the name itself if none or several fit. Now and then, the
+    model writes the id as the name: functions.calculate:0, functionscalculate0."""
     form, written = r"(functions)?[._]?{}([:._]?\d+)?", "".join(name.split())
     fits = [each for each in offered if re.fullmatch(form.format(re.escape(each)), written)]
     return fits[0] if len(fits) == 1 and name not in offered else name
 
 
 def _problem(name: str, arguments: Json, parameters: Json) -> str | None:
-    """What is wrong with `arguments` by the schema, as a sentence for the model, or None. What can
-    be understood is put right: a null that means "left out", and 5.0 for 5."""
+    """What is wrong with `arguments` according to the schema, as a sentence for the model, or None.
+    Harmless slips are corrected: a null that means "left out", and 5.0 for 5."""
     properties, required = parameters.get("properties") or {}, parameters.get("required") or []
     others = parameters.get("additionalProperties", "properties" not in parameters)
     for key in required:
@@ -115,7 +115,7 @@ def _finished(result: Any) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """What JSON has no type for, if its text says it."""
+    """The text of a value that JSON has no type for, if the text says it all."""
     if isinstance(value, (date, time, Decimal, PurePath)):
         return str(value)
     raise TypeError(f"the tool returned a {type(value).__name__}, which is not JSON")

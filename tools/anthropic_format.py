@@ -11,7 +11,7 @@ from .messages import Json, json_object, text_of
 # real_temperature = request_temperature * 0.6, says the README of github.com/moonshotai/Kimi-K2;
 # request_temperature goes up to 1.0.
 TEMPERATURE_FACTOR = 0.6
-PIECES = re.compile("(?s).{1,8}")  # in which the mock server streams a text
+PIECES = re.compile("(?s).{1,8}")  # the mock server streams a text in such pieces
 _ROLES = {"system": "system", "developer": "system", "assistant": "assistant"}  # others: user
 
 
@@ -48,7 +48,7 @@ def to_request(
     """The body of `POST /v1/messages` for a conversation and tools in OpenAI form.
 
     `max_tokens` limits the output; `temperature` is the effective one, 0 to 0.6 (else a
-    SettingError). A tool that is not in OpenAI form goes as it is.
+    SettingError). A tool that is not in OpenAI form is passed through.
     """
     system: list[str] = []
     turns: list[Json] = []
@@ -102,7 +102,7 @@ def to_message(response: Json) -> Json:
 
 
 def to_completion(response: Any) -> Any:
-    """The reply of `/v1/messages` as a chat completion; what is no such reply, as it is."""
+    """The reply of `/v1/messages` as a chat completion; anything else is returned unchanged."""
     if not isinstance(response, dict) or "content" not in response:
         return response
     usage = response.get("usage")

@@ -83,7 +83,7 @@ def _power(a: Any, b: Any) -> Any:
     if isinstance(a, Fraction) and isinstance(b, Fraction) and b.denominator == 1:
         if abs(b) * math.log10(max(abs(a.numerator), a.denominator)) <= MAX_DIGITS:
             return a**b
-    return math.pow(a, b)  # exact, it could take minutes, and all memory
+    return math.pow(a, b)  # a float: an exact power could take minutes, and all memory
 
 
 def _round(x: Any, digits: Any = 0) -> Any:
@@ -121,7 +121,7 @@ def _value(node: ast.AST, text: str) -> Fraction | float:
         case ast.Call(ast.Name(name), arguments, []):
             values = [_value(argument, text) for argument in arguments]
             value = _FUNCTIONS[name](*values)
-            # sin(pi) is 0, although pi is rounded: less than the rounding error of x counts as 0.
+            # Less than the rounding error of the argument counts as 0, so that sin(pi) is 0.
             if name in ("sin", "cos", "tan") and abs(value) < min(math.ulp(values[0]), 1e-12):
                 value = 0
         case _:

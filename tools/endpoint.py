@@ -27,7 +27,8 @@ at https://platform.moonshot.cn, then
   bash, zsh:   export MOONSHOT_API_KEY=sk-...
   PowerShell:  $env:MOONSHOT_API_KEY = "sk-..."
   or a file:   copy .env.example to .env and put the key there
-Without a key: use --offline, or for your own program python -m tools.offline."""
+Without a key: use --offline, or for your own program python -m tools.offline.
+An engine that you host may accept any value as the key."""
 
 
 class Settings(NamedTuple):
@@ -44,8 +45,8 @@ class Settings(NamedTuple):
 
 
 def connect() -> "tuple[OpenAI, str]":
-    """A client and the id of a model for your program, by MOONSHOT_API_KEY, MOONSHOT_BASE_URL and
-    MOONSHOT_MODEL or .env. KimiError or an openai.OpenAIError says what is missing."""
+    """A client and the id of a model for your program, from MOONSHOT_API_KEY, MOONSHOT_BASE_URL and
+    MOONSHOT_MODEL or .env. Raises KimiError or an openai.OpenAIError if something is missing."""
     settings = read_settings()
     client = make_client(settings)
     model, remark = choose_model(settings, list_models(client))
@@ -93,8 +94,8 @@ def read_settings(base_url: str | None = None, model: str | None = None) -> Sett
 
 
 def _kind(url: str) -> str:
-    """What kind of base URL it is: "https", "http", or "local" for plain http to this machine. ""
-    for none; one with a user name is none, because that would be sent in place of the key."""
+    """The kind of base URL: "https", "http", or "local" for plain http to this machine; "" if it is
+    not valid, or has a user name, which would be sent in place of the key."""
     try:
         parts = urlsplit(url)
         host = parts.hostname if parts.port != 0 else ""

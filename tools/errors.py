@@ -1,4 +1,4 @@
-"""Readable errors: what happened, then what to do. The source is platform.kimi.ai/docs."""
+"""Readable errors: what happened, then what to do. The advice follows platform.kimi.ai/docs."""
 
 import re
 from typing import Any
@@ -14,8 +14,8 @@ PAGE = (
 
 
 class KimiError(Exception):
-    """An error for the user to read: `what` happened, or "", and an `advice` what to do about it.
-    `status_code` is the status of the response, or the one that a body under status 200 means."""
+    """An error for the user: `what` happened (or "") and `advice` on what to do about it.
+    `status_code` is that of the response or, if that was 200, the one that the body means."""
 
     def __init__(self, what: str, advice: str, status_code: int = 0) -> None:
         super().__init__(what, advice)
@@ -35,8 +35,8 @@ def explain(error: BaseException) -> str:
 
 
 def understood(error: BaseException) -> KimiError:
-    """Any exception as a KimiError. Classes are told by their names, which HTTPX, httpx2 and all
-    versions of the SDK share, installed or not."""
+    """Any exception as a KimiError. Classes are recognized by their names, which are the same in
+    HTTPX, httpx2 and all versions of the SDK, whichever of them are installed."""
     if isinstance(error, KimiError):
         return error
     # Other exceptions may have a `status_code` or a `request` that mean something else.
@@ -49,6 +49,7 @@ def understood(error: BaseException) -> KimiError:
     if "status_code" in known:
         problem = about_body(body, known["status_code"], host + path, key)
         asked = known["response"].headers.get("retry-after", "")
+        # Shorter waits have been waited out.
         if re.fullmatch(r"\d{3,7}", asked) and "balance" not in problem.what:
             problem.advice = f"The server asks to wait {asked} seconds."
         return problem
@@ -109,7 +110,7 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
         kinds = (("authentication_error|api_key", 401), (NO_BALANCE, 402), ("rate_limit", 429))
         meant = [number for pattern, number in kinds if re.search(pattern, words)]
         status = int(named[1]) if named else [*meant, 200][0]
-    refused = status == 401 or "no_db_connection" in words
+    refused = status == 401 or "no_db_connection" in words  # litellm's, for a wrong key
     on_kimi_code = address.startswith("api.kimi.")
     on_moonshot = address.startswith("api.moonshot.")
     other = "ai" if address.startswith("api.moonshot.cn") else "cn"
@@ -153,7 +154,7 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
         (status == 429 and "overloaded" not in words, "The rate limit is reached",
          "Wait a minute. A new account (Tier 0) may send 3 requests a minute, one at a time."),
         (status == 429 or status >= 500, "The endpoint sent an error", "Try again later."),
-        (status == 200, "The endpoint sent an error, not a reply",
+        (status == 200 or not said, "The endpoint sent an error, not a reply",
          "Check the base URL, or try again."),
         (True, "The endpoint sent an error", "Correct what the message names."),
     ) if row[0])  # fmt: skip

@@ -78,7 +78,7 @@ def _conversation(body: Json) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def _answer(body: Json, script: Script) -> Json:
-    """The next message, complete."""
+    """The script's message, completed and checked against the tools on offer."""
     choice = body.get("tool_choice") or "auto"
     choice = choice["type"] if isinstance(choice, dict) else choice
     if choice not in ("auto", "none") or body.get("n") not in (None, 1):

@@ -51,7 +51,7 @@ def flag_parser(about: str | None, mode: str) -> argparse.ArgumentParser:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--offline", action="store_true", help="use a mock server; no key needed")
     where.add_argument("--base-url", help=f"default: MOONSHOT_BASE_URL or {DEFAULT_BASE_URL}")
-    parser.add_argument("--model", help=f"default: MOONSHOT_MODEL or {DEFAULT_MODEL}")
+    parser.add_argument("--model", help=f"default: MOONSHOT_MODEL, or one like {DEFAULT_MODEL}")
     how = f"how to ask (see API_README.md); default: {mode}"
     parser.add_argument("--mode", choices=[*MODES, "all"], default=mode, help=how)
     more = 'fields to add to each request, like \'{"reasoning_effort": "low"}\''
@@ -88,7 +88,7 @@ def prepared(args: argparse.Namespace) -> Iterator[tuple[Any, str]]:
     out: Any = sys.stdout
     err: Any = sys.stderr
 
-    def announce(notice: str) -> None:  # where the check waits; what follows is in its column
+    def announce(notice: str) -> None:  # goes on in the same column afterwards
         print(notice, end="\n" + " " * len(out.line), file=err)
 
     with ExitStack() as stack:
