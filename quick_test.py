@@ -37,9 +37,11 @@ def verdict(argv: list[str] | None) -> int:
 
     def on_tool(call: Json, result: Json) -> None:
         shown, function = result.get("result", result.get("error", result)), call["function"]
+        calls = replies[-1].message["tool_calls"]
+        if len(replies) > 1 and call is calls[0]:
+            print("(another call)\ntool    ", end="")
         print(one_line(f"{function['name']}({function['arguments']}) -> {shown}"))
-        is_last = call is replies[-1].message["tool_calls"][-1]
-        print("answer  " if is_last else "tool    ", end="")
+        print("answer  " if call is calls[-1] else "tool    ", end="")
 
     try:
         with prepared(args) as (client, model):

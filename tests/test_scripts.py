@@ -15,8 +15,8 @@ import httpcore2
 import httpx
 import pytest
 from conftest import (
-    KEY, MODEL, PAGE, URL, WEATHER, call, called, delta, everything_sent, marked, real_sleep,
-    reply, route, said, sent, sse, status, streamed,
+    KEY, MODEL, PAGE, SUM, URL, WEATHER, call, called, delta, everything_sent, marked,
+    real_sleep, reply, route, said, sent, sse, status, streamed,
 )  # fmt: skip
 
 import kimi_k2_api_example as tour
@@ -68,6 +68,12 @@ def test_pass(run):
     assert lines[1] == "key     not refused so far; 1 model listed"  # a list accepts no key
     assert lines[4] == f'tool    calculate({{"expression": "8467 * 5931"}}) -> {RESULT}'
     assert re.fullmatch(r"PASS in \d+\.\d s, 30 tokens", lines[6])
+
+
+def test_a_second_call_is_not_taken_for_the_answer(run):
+    _, text = run(quick, chat=[called(SUM), called(PRODUCT), said(ANSWER)])
+    lines = re.findall("^(?:tool|answer) .*", text, re.M)
+    assert [line[8:12] for line in lines] == ["calc", "(ano", "calc", "8467"]
 
 
 @EACH_MODE
