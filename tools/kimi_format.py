@@ -17,8 +17,7 @@ _SECTION = ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>")  # th
 _SECTION_END = ("<|tool_calls_section_end|>", "<|tool_call_section_end|>")
 _TURNS = ("<|im_end|>", "<|im_middle|>", "<|im_system|>", "<|im_user|>", "<|im_assistant|>")
 _MARKERS = (_CALL, _ARGUMENTS, _CALL_END, *_SECTION, *_SECTION_END, *_TURNS)
-_MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
-_LONGEST = max(map(len, _MARKERS))
+_MARKER = re.compile(f"({'|'.join(map(re.escape, _MARKERS))})")
 # The beginning of a special token of the tokenizer. A space after it makes it plain text.
 _SPECIAL = re.compile(r"<\|(?=\w+\|>)|\[(?=(BOS|EOS|EOT|UNK|PAD)\])")
 
@@ -72,10 +71,7 @@ def render_prompt(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | 
 
 def function_name(call_id: str) -> str:
     """The NAME in an id like functions.NAME:N; "" if the id is only a counter."""
-    name = call_id.strip().removeprefix("functions.")
-    before, colon, number = name.rpartition(":")
-    if colon and number.strip().isdigit():
-        name = before.strip()
+    name = re.sub(r":\s*\d+$", "", call_id.strip().removeprefix("functions.")).strip()
     return "" if name.isdigit() else name
 
 
@@ -94,34 +90,27 @@ class ToolCallParser:
         self.tool_calls: list[dict[str, Any]] = []
         self.final_calls: list[dict[str, Any]] = []
         self.truncated = False
-        self._held = ""  # the end of the text, while it could become a marker
-        self._in_section = False
+        self._in_call = self._in_section = False
         self._has_call = False  # of the section
-        self._part = ""  # of the call that is being read: "id" or "arguments"
-        self._call_id = ""  # of that call
-        self._kept = bytearray()  # its text, or the section's; in bytes, to save memory
-        self._shown = ""  # the last characters of the content
-        self._divided = False  # the content goes on after a marker that was taken out
+        self._kept = bytearray()  # text of the call or section; in bytes, to save memory
+        self._held = ""  # the end of the text, while it could become a marker
+        self._shown = ""  # the last piece of the content
 
     def feed(self, text: str) -> str:
         """Take the next piece of the text; return what can be shown of it."""
-        text, self._held = self._held + text, ""
-        if "<|" not in text and not text.endswith("<"):  # no marker, nor the beginning of one
-            return self._on_text(text)
-        shown, start = "", 0
-        for marker in _MARKER.finditer(text):
-            shown += self._on_text(text[start : marker.start()]) + self._on_marker(marker.group())
-            start, self._divided = marker.end(), True
-        text = text[start:]
-        self._held = _unfinished_marker(text)
-        return shown + self._on_text(text.removesuffix(self._held))
+        *parts, rest = _MARKER.split(self._held + text)
+        shown = ""
+        for part in parts:
+            shown += self._on_marker(part) if part in _MARKERS else self._on_text(part)
+        self._held = _unfinished_marker(rest)
+        return shown + self._on_text(rest.removesuffix(self._held))
 
     def close(self) -> str:
         """End the text; return what was held back, unless it belongs to a call."""
         held, self._held = self._held, ""
-        if not self._part:
-            self._has_call = False  # a section that does not end is text about the markers, too
-            return self._on_marker(_SECTION_END[0]) + held
+        if not self._in_call:
+            self._in_section = False  # a section that does not end is text about the markers
+            return self._on_text(self._take()) + held
         self._end_call(is_cut=True)
         if self.truncated:
             self.tool_calls[-1]["function"]["arguments"] += held
@@ -129,31 +118,28 @@ class ToolCallParser:
 
     def _on_text(self, text: str) -> str:
         """Return what is content; keep what is in a call or a section."""
-        if self._part or self._in_section:
+        if self._in_call or self._in_section:
             self._kept += text.encode("utf-8", "surrogatepass")
             return ""
         if text.strip():
             self.final_calls, self.truncated = [], False
-        if text and self._divided:
-            if _unfinished_marker(self._shown):
-                text = " " + text  # else both halves together could be a marker
-            self._divided = False
-        self._shown = (self._shown + text)[-_LONGEST:]
+        if text and text[0] != "<" and _unfinished_marker(self._shown):
+            text = " " + text  # a marker stood between these halves of another one
+        self._shown = text or self._shown
         return text
 
     def _on_marker(self, marker: str) -> str:
         """Begin or end what the marker begins or ends; return what turns out to be content."""
-        if marker == _ARGUMENTS and self._part:
-            if self._part == "id":
-                self._part, self._call_id = "arguments", self._take().strip()
+        if marker == _ARGUMENTS and self._in_call:
+            self._kept += marker.encode()
             return ""
         self._end_call(is_cut=marker in _TURNS)
         if marker in _SECTION_END or marker in _TURNS:
             text, self._in_section = self._take(), False
             return "" if self._has_call else self._on_text(text)  # text about the markers
         if marker == _CALL:
-            self._kept.clear()
-            self._part, self._has_call = "id", True
+            self._kept.clear()  # noise before the call
+            self._in_call = self._has_call = True
         elif marker in _SECTION:
             self._in_section, self._has_call = True, False
         if self._kept:
@@ -162,16 +148,16 @@ class ToolCallParser:
 
     def _end_call(self, is_cut: bool) -> None:
         """Add the call that is being read, if one is; it may end without its own last marker."""
-        if not self._part:
+        if not self._in_call:
             return
-        if self._part == "id":  # it ends before its arguments
-            self._call_id, is_cut = self._take().strip(), True
-        self._part, arguments = "", self._take().strip()
-        function = {"name": function_name(self._call_id), "arguments": arguments}
-        call = {"id": self._call_id, "type": "function", "function": function}
+        self._in_call = False
+        call_id, begun, arguments = self._take().partition(_ARGUMENTS)
+        call_id, arguments = call_id.strip(), arguments.replace(_ARGUMENTS, "").strip()
+        function = {"name": function_name(call_id), "arguments": arguments}
+        call = {"id": call_id, "type": "function", "function": function}
         self.tool_calls.append(call)
         self.final_calls.append(call)
-        if is_cut:
+        if is_cut or not begun:
             try:
                 json.loads(arguments)
             except (ValueError, RecursionError):
