@@ -10,6 +10,7 @@ whole completion, or the chunks of a stream. `collect` in reply.py makes one mes
 
 import json
 import re
+from codecs import iterdecode
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,7 +101,7 @@ def ask_streaming(client: Any, **request: Any) -> Iterator[Any]:
     """Yield the chunks of `/chat/completions`, read from the response itself: so a whole body and a
     page are understood, and it takes a fifteenth of the time of the SDK's own chunks."""
     with client.chat.completions.create(**_for_chat(**request), stream=True) as stream:
-        yield from events(stream.response.iter_bytes())
+        yield from events(iterdecode(stream.response.iter_bytes(), "utf-8", "replace"))
 
 
 def _for_chat(

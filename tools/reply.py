@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -180,48 +179,43 @@ def whole(request: Callable[[], Any]) -> Iterator[Any]:
     """Send a request that asks for no stream; yield the pieces of its body, whatever it is."""
     try:
         body = request()
-    except json.JSONDecodeError as error:  # labelled as JSON, but not JSON
-        body = error.doc
-    except UnicodeDecodeError as error:
-        body = bytes(error.object).decode("utf-8", "replace")
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # labelled as JSON, but not JSON
+        body = getattr(error, "doc", "\ufffd")
     if isinstance(body, str):  # not labelled as JSON
-        yield from events([body.encode("utf-8", "replace")])
+        yield from events([body])
     else:
         yield body
         yield DONE
 
 
-def events(chunks: Iterable[bytes]) -> Iterator[Json]:
+def events(texts: Iterable[str]) -> Iterator[Json]:
     """The JSON objects in a body, which is what its first characters say: one object, or a stream
     of server-sent events. KimiError for a page or other text, JSONDecodeError for cut JSON."""
-    body = _lines(chunks)
-    first = next((line for line in body if line.strip()), "").lstrip("\ufeff \t\r")
-    data = ""  # of an event
-    if re.match("(data|event|id|retry)?:", first):
-        for line in chain([first], body):
-            data += line[5:].strip() if line.startswith("data:") else ""
-            if data == "[DONE]":
-                yield DONE
-                return
-            if data.endswith(("}", "]")):
-                with suppress(ValueError):  # else it goes on in the next line
-                    event, data = json.loads(data), ""
-                    yield event
-            if not line.strip() and not data.startswith("{"):
-                data = ""  # an event that is no JSON
-        if data:
-            json.loads(data)  # JSONDecodeError: the last event is not complete
-    elif first:
-        data = "\n".join([first, *body])
+    lines = _lines(texts)
+    first = next((line for line in lines if line.strip()), "").lstrip("\ufeff \t\r")
+    lines, data = chain([first], lines), ""
+    if first and not re.match("(data|event|id|retry)?:", first):
+        data = "\n".join(lines).strip()
         if first[0] not in "{[":
             raise KimiError(*PAGE) if "\ufffd" in data or not quote(data) else about_body(data)
         yield json.loads(data)
         yield DONE
+        return
+    for line in lines:
+        if line.startswith("data:"):
+            data += line[5:].strip()
+        elif not line.strip():  # the end of an event
+            if data == "[DONE]":
+                yield DONE
+                return
+            if data.startswith("{"):
+                yield json.loads(data)
+            data = ""
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in chunks:
-        *complete, rest = (rest + chunk).split(b"\n")
-        yield from (line.decode("utf-8", "replace") for line in complete)
-    yield rest.decode("utf-8", "replace")
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    rest = ""
+    for text in texts:
+        *complete, rest = (rest + text).split("\n")
+        yield from complete
+    yield from (rest, "")  # so that the last event ends
