@@ -56,7 +56,7 @@ class _Fold:
     """Joins the pieces of a reply."""
 
     def __init__(self) -> None:
-        self.content, self.thoughts = ToolCallParser(), ToolCallParser()
+        self.content = ToolCallParser()
         self.shown: list[str] = []
         self.reasoning: dict[str, list[str]] = {}  # by the name of the field in which it came
         self.calls: list[Json] = []
@@ -70,7 +70,7 @@ class _Fold:
         """Take the pieces; yield the text that can be shown."""
         try:
             for piece in pieces:
-                yield self._add_piece(as_dict(piece))
+                yield from self._add_piece(as_dict(piece))
         except Exception as error:
             names = {each.__name__ for each in type(error).__mro__}
             # A connection that is lost after the finish reason has done its work.
@@ -81,18 +81,18 @@ class _Fold:
                 raise understood(error) from error
         yield self.content.close()
 
-    def _add_piece(self, piece: Json) -> str:
-        """Take a piece; return the text of it that can be shown."""
-        has_words = "choices" not in piece and {"code", "message", "detail", "msg"} & set(piece)
-        if has_words or piece.get("error") or piece.get("object") == "error":
-            raise about_body(piece)
+    def _add_piece(self, piece: Json) -> Iterator[str]:
         if piece == DONE:
             self.reason = self.reason or "stop"
-        elif self.stray is None or piece.get("choices"):
-            self.stray = {} if piece.get("choices") or piece.get("usage") else piece
+            return
+        choices = piece.get("choices") or []
+        has_words = "choices" not in piece and {"code", "message", "detail", "msg"} & set(piece)
+        if has_words or piece.get("error"):
+            raise about_body(piece)
+        if choices or self.stray is None:
+            self.stray = {} if choices or piece.get("usage") else piece
         self.usage = piece.get("usage") or self.usage
-        text = ""
-        for choice in piece.get("choices") or []:
+        for choice in choices:
             self.usage = choice.get("usage") or self.usage  # where Moonshot puts it
             self.reason = self.reason or str(choice.get("finish_reason") or "")
             message = choice.get("message")
@@ -103,21 +103,20 @@ class _Fold:
                 self.reason = self.reason or "stop"
             for name in ("reasoning_content", "reasoning"):  # the second is vLLM's
                 if isinstance(part.get(name), str):
-                    self.reasoning.setdefault(name, []).append(self.thoughts.feed(part[name]))
+                    self.reasoning.setdefault(name, []).append(part[name])
                     break
             self.blocks += part.get("thinking_blocks") or []
             for place, fragment in enumerate(part.get("tool_calls") or []):
-                self._add_fragment(fragment, place, part is message)
+                index = None if part is message else fragment.get("index")
+                self._add_fragment(place if index is None else index, fragment)
             content = text_of(part.get("content")) or text_of(part.get("refusal"))
-            text += self.content.feed(content)
-        return text
+            yield self.content.feed(content)
 
-    def _add_fragment(self, fragment: Json, place: int, is_whole: bool) -> None:
-        """Continue the call at the fragment's index (else at its place), or begin a new one."""
+    def _add_fragment(self, index: int, fragment: Json) -> None:
+        """Continue the call at this index, or begin a new one."""
         part = fragment.get("function") or {}
         name, arguments = str(part.get("name") or ""), part.get("arguments") or ""
         arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        index = place if fragment.get("index") is None else fragment["index"]
         call = self.current.get(index)
         if call and name and call["function"]["name"]:  # else it can only be more of the same call
             same_id = fragment.get("id") and fragment["id"] == call["id"]
@@ -127,7 +126,7 @@ class _Fold:
             complete = ended and "invalid_arguments" not in json_object("".join(so_far))
             if name != call["function"]["name"] or complete and arguments and not same_id:
                 call = None
-        if call is None or is_whole:
+        if call is None:
             function = {"name": "", "arguments": []}  # joined at the end
             call = self.current[index] = {"id": None, "type": "function", "function": function}
             self.calls.append(call)
@@ -142,20 +141,17 @@ class _Fold:
         if not self.reason:
             what = "The reply has no finish reason: the stream was cut"
             raise KimiError(what, "Run it again; if that happens every time, check the base URL.")
-        content = plain("".join(self.shown)).strip()
+        content = "".join(self.shown).strip()
         message: Json = {"role": "assistant", "content": content}
-        if self.reasoning:
-            texts = [*chain(*self.reasoning.values()), self.thoughts.close()]
-            message |= dict.fromkeys(["reasoning_content", *self.reasoning], plain("".join(texts)))
-        if self.blocks:
-            message["thinking_blocks"] = self.blocks
+        thoughts = ToolCallParser()
+        for name, texts in self.reasoning.items():
+            message[name] = thoughts.feed("".join(texts)) + thoughts.close()
+            message["reasoning_content"] = message[name]
         for function in [call["function"] for call in self.calls]:
             function["name"] = function_name(function["name"])
             function["arguments"] = "".join(function["arguments"])
-        parser = self.content if content or self.content.final_calls else self.thoughts
-        calls = plain(self.calls or parser.final_calls)
-        if calls:
-            message["tool_calls"] = calls
+        parser = self.content if content or self.content.final_calls else thoughts
+        calls = self.calls or parser.final_calls
         from_text = bool(calls) and not self.calls
         if from_text and parser.truncated or not all(call["function"]["name"] for call in calls):
             what = "a call was cut off or had no name, so no call of that reply was run"
@@ -172,7 +168,9 @@ class _Fold:
                 raise KimiError(f"{what} ({self.reason}){said}", advice)
         if not content and not calls:
             raise KimiError("The model sent an empty reply", "Run it again.")
-        return Reply(message, self.reason, usage, from_text)
+        message |= {"thinking_blocks": self.blocks, "tool_calls": calls}
+        message = {name: value for name, value in message.items() if value != []}
+        return Reply(plain(message), self.reason, usage, from_text)
 
 
 def whole(request: Callable[[], Any]) -> Iterator[Any]:
