@@ -4,8 +4,8 @@
                   ^                                | yes
                   +------- tool results <------ run_tool
 
-Each mode has its own "ask" function. It sends one request and yields the response in OpenAI form: a
-whole completion, or the chunks of a stream. `collect` in reply.py makes one message of it.
+Each mode has its own "ask" function. It sends one request and yields the reply in OpenAI form, as a
+whole or in chunks; `collect` in reply.py makes one message of it.
 """
 
 import json
@@ -94,26 +94,24 @@ def run_loop(
 
 def ask_non_streaming(client: Any, **request: Any) -> Iterator[Any]:
     """Yield the completion of `/chat/completions`."""
-    yield from whole(lambda: client.chat.completions.create(**_for_chat(**request)))
+    yield from whole(lambda: client.chat.completions.create(**_for_chat(request)))
 
 
 def ask_streaming(client: Any, **request: Any) -> Iterator[Any]:
     """Yield the chunks of `/chat/completions`, read from the response itself: so a whole body and a
     page are understood, and it takes a fifteenth of the time of the SDK's own chunks."""
-    with client.chat.completions.create(**_for_chat(**request), stream=True) as stream:
+    with client.chat.completions.create(**_for_chat(request), stream=True) as stream:
         yield from events(iterdecode(stream.response.iter_bytes(), "utf-8", "replace"))
 
 
-def _for_chat(
-    messages: list[Json], tools: Any, max_tokens: int | None, extra_body: Json, **request: Any
-) -> Json:
-    for message in messages:
+def _for_chat(request: Json) -> Json:
+    tools, limit = request.pop("tools"), request.pop("max_tokens")
+    for message in request["messages"]:
         message.pop("thinking_blocks", None)  # only Anthropic's route knows them
-    request |= {"messages": messages, "extra_body": extra_body}
     if tools:
         request |= {"tools": tools, "tool_choice": "auto"}
-    if max_tokens and "max_tokens" not in extra_body:
-        request["max_completion_tokens"] = max_tokens
+    if limit and "max_tokens" not in request["extra_body"]:
+        request["max_completion_tokens"] = limit
     return request
 
 

@@ -15,10 +15,9 @@ def as_dict(value: Any) -> Json:
 
 def text_of(content: Any) -> str:
     """The text of a content: a string, a list of parts, or None."""
-    if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        return "".join(text for text in texts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def json_object(arguments: Any) -> Json:
