@@ -1,9 +1,8 @@
 """Kimi-K2's own text format: render the prompt, parse the tool calls in the reply.
 
-It is described in docs/tool_call_guidance.md in github.com/moonshotai/Kimi-K2, and by the
-chat_template.jinja published with moonshotai/Kimi-K2-Instruct. `render_prompt` is for that model
-and Kimi-K2-Instruct-0905; Kimi-K2-Thinking, K2.5 and later, and K3 want other prompts. No images.
-This file imports nothing from the package, so it can be copied by itself.
+It is described in docs/tool_call_guidance.md in github.com/moonshotai/Kimi-K2, and by the template
+published with moonshotai/Kimi-K2-Instruct. `render_prompt` is for that model and its version 0905;
+K2-Thinking, K2.5 and later, and K3 want other prompts. No images. This file can be copied alone.
 """
 
 import json

@@ -182,24 +182,20 @@ def whole(request: Callable[[], Any]) -> Iterator[Any]:
     if isinstance(body, str):  # not labelled as JSON
         yield from events([body])
     else:
-        yield body
-        yield DONE
+        yield from (body, DONE)
 
 
 def events(texts: Iterable[str]) -> Iterator[Json]:
     """The JSON objects in a body, which is what its first characters say: one object, or a stream
     of server-sent events. KimiError for a page or other text, JSONDecodeError for cut JSON."""
-    lines = _lines(texts)
+    lines, data = _lines(texts), ""
     first = next((line for line in lines if line.strip()), "").lstrip("\ufeff \t\r")
-    lines, data = chain([first], lines), ""
     if first and not re.match("(data|event|id|retry)?:", first):
-        data = "\n".join(lines).strip()
-        if first[0] not in "{[":
-            raise KimiError(*PAGE) if "\ufffd" in data or not quote(data) else about_body(data)
-        yield json.loads(data)
-        yield DONE
-        return
-    for line in lines:
+        body = "\n".join([first, *lines])
+        if first[0] != "{":
+            raise KimiError(*PAGE) if "\ufffd" in body or not quote(body) else about_body(body)
+        first, lines = f"data:{body}", iter(["", "data:[DONE]", ""])  # a stream of one event
+    for line in chain([first], lines):
         if line.startswith("data:"):
             data += line[5:].strip()
         elif not line.strip():  # the end of an event
