@@ -177,8 +177,10 @@ def whole(request: Callable[[], Any]) -> Iterator[Any]:
     """Send a request that asks for no stream; yield the pieces of its body, whatever it is."""
     try:
         body = request()
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # labelled as JSON, but not JSON
-        body = getattr(error, "doc", "\ufffd")
+    except json.JSONDecodeError as error:  # labelled as JSON, but not JSON
+        body = error.doc
+    except UnicodeDecodeError as error:
+        body = error.object.decode("utf-8", "replace")
     if isinstance(body, str):  # not labelled as JSON
         yield from events([body])
     else:
