@@ -46,7 +46,7 @@ def render_prompt(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | 
         compact = json.dumps(tools, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
         prompt += _turn("system", "tool_declare", _text(compact))
     if messages and messages[0]["role"] != "system":
-        prompt += _turn("system", "system", DEFAULT_SYSTEM) + "\n"  # only here, as in the template
+        prompt += _turn("system", "system", DEFAULT_SYSTEM) + "\n"  # the only newline between turns
     for message in messages:
         role, body = message["role"], _text(message.get("content"))
         if role == "assistant" and message.get("tool_calls"):
@@ -97,7 +97,10 @@ class ToolCallParser:
 
     def feed(self, text: str) -> str:
         """Take the next piece of the text; return what can be shown of it."""
-        *parts, rest = _MARKER.split(self._held + text)
+        text = self._held + text
+        if "<" not in text:  # most pieces of a stream
+            return self._on_text(text)
+        *parts, rest = _MARKER.split(text)
         shown = ""
         for part in parts:
             shown += self._on_marker(part) if part in _MARKERS else self._on_text(part)

@@ -73,7 +73,7 @@ class _Fold:
                 yield from self._add_piece(as_dict(piece))
         except Exception as error:
             names = {each.__name__ for each in type(error).__mro__}
-            # A connection that is lost after the finish reason has done its work.
+            # After the finish reason, a lost connection loses nothing.
             lost = names & {"TransportError", "DecodingError", "JSONDecodeError"}
             if "OpenAIError" in names:
                 raise
@@ -195,18 +195,20 @@ def events(texts: Iterable[str]) -> Iterator[Json]:
     if first and not re.match("(data|event|id|retry)?:", first):
         body = "\n".join([first, *lines])
         if first[0] != "{":
-            raise KimiError(*PAGE) if "\ufffd" in body or not quote(body) else about_body(body)
+            is_page = "\ufffd" in body or not quote(body)  # quote leaves out HTML
+            raise KimiError(*PAGE) if is_page else about_body(body)
         first, lines = f"data:{body}", iter(["", "data:[DONE]", ""])  # a stream of one event
     for line in chain([first], lines):
-        if line.startswith("data:"):
-            data += line[5:].strip()
-        elif not line.strip():  # the end of an event
-            if data == "[DONE]":
-                yield DONE
-                return
+        more = line[5:].strip() if line.startswith("data:") else ""
+        # An empty line ends an event, but some servers leave it out.
+        if not line.strip() or data.endswith("}") and more.startswith(("{", "[")):
             if data.startswith("{"):
                 yield json.loads(data)
             data = ""
+        data += more
+        if data == "[DONE]":
+            yield DONE
+            return
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
