@@ -38,8 +38,8 @@ def run_tool(
     schema is checked.
     """
     try:
-        schemas = {each: schema for each, schema in described(tools).items() if each in functions}
-        name = meant(str(name), schemas)
+        schemas = {key: value for key, value in schemas_by_name(tools).items() if key in functions}
+        name = intended_tool(str(name), schemas)
         if name not in schemas:
             offered = ", ".join(schemas) or "none"
             return {"error": f"There is no tool {name!r}. Available: {offered}."}
@@ -57,13 +57,13 @@ def run_tool(
     return result if isinstance(result, dict) else {"result": result}
 
 
-def described(tools: Iterable[Any]) -> dict[str, Json]:
+def schemas_by_name(tools: Iterable[Any]) -> dict[str, Json]:
     """The functions in `tools`, by name; tools that the server runs itself are left out."""
     functions = [tool.get("function") for tool in tools if isinstance(tool, dict)]
     return {each["name"]: each for each in functions if isinstance(each, dict) and "name" in each}
 
 
-def meant(name: str, offered: Iterable[str]) -> str:
+def intended_tool(name: str, offered: Iterable[str]) -> str:
     """The offered tool that a name means; the name itself if none or several fit. Now and then, the
     model writes the id as the name: functions.calculate:0, functionscalculate0."""
     form, written = r"(functions)?[._]?{}([:._]?\d+)?", "".join(name.split())

@@ -31,10 +31,10 @@ class SettingError(KimiError):
 
 def explain(error: BaseException) -> str:
     """The message for an exception: what happened, then what to do. It never contains the key."""
-    return mask(str(understood(error)))
+    return mask(str(as_kimi_error(error)))
 
 
-def understood(error: BaseException) -> KimiError:
+def as_kimi_error(error: BaseException) -> KimiError:
     """Any exception as a KimiError. Classes are recognized by their names, which are the same in
     HTTPX, httpx2 and all versions of the SDK, whichever of them are installed."""
     if isinstance(error, KimiError):
@@ -108,8 +108,8 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
     if status == 200:
         named = re.search(r"'(?:code|status)': '?([45]\d\d)\b", words)
         kinds = (("authentication_error|api_key", 401), (NO_BALANCE, 402), ("rate_limit", 429))
-        meant = [number for pattern, number in kinds if re.search(pattern, words)]
-        status = int(named[1]) if named else [*meant, 200][0]
+        hinted = [number for pattern, number in kinds if re.search(pattern, words)]
+        status = int(named[1]) if named else [*hinted, 200][0]
     refused = status == 401 or "no_db_connection" in words  # litellm's, for a wrong key
     on_kimi_code = address.startswith("api.kimi.")
     on_moonshot = address.startswith("api.moonshot.")

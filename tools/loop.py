@@ -14,12 +14,12 @@ from codecs import iterdecode
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import FUNCTIONS, TOOLS, described, meant, run_tool
+from . import FUNCTIONS, TOOLS, intended_tool, run_tool, schemas_by_name
 from .anthropic_format import to_completion, to_request
 from .errors import KimiError
 from .kimi_format import render_prompt
 from .messages import Json, number_calls, sendable
-from .reply import Reply, collect, events, whole
+from .reply import Reply, collect, events, whole_body
 
 
 def run_loop(
@@ -48,7 +48,7 @@ def run_loop(
     `explain` makes a message of either. After any exception, call it again to continue.
     """
     tools, extra = tools or [], extra_body or {}
-    offered = described(tools)
+    offered = schemas_by_name(tools)
     if mode not in MODES:
         raise KimiError(f"There is no mode {mode!r}", f"Use one of: {', '.join(MODES)}.")
     for name in offered:
@@ -71,7 +71,7 @@ def run_loop(
         reply = collect(MODES[mode](client, messages=history, **options), on_text, limit)
         calls = reply.message.get("tool_calls", [])
         for call in calls:
-            call["function"]["name"] = meant(call["function"]["name"], offered)
+            call["function"]["name"] = intended_tool(call["function"]["name"], offered)
         number_calls(calls, history)
         on_reply(reply)
         # Servers reject a call without a result, so each has one even if a tool is interrupted.
@@ -94,7 +94,7 @@ def run_loop(
 
 def ask_non_streaming(client: Any, **request: Any) -> Iterator[Any]:
     """Yield the completion of `/chat/completions`."""
-    yield from whole(lambda: client.chat.completions.create(**_for_chat(request)))
+    yield from whole_body(lambda: client.chat.completions.create(**_for_chat(request)))
 
 
 def ask_streaming(client: Any, **request: Any) -> Iterator[Any]:
@@ -120,7 +120,7 @@ def ask_manual(client: Any, messages: Any, tools: Any, **request: Any) -> Iterat
     request |= {"prompt": render_prompt(messages, tools), "stop": ["<|im_end|>"]}
     # The calls are between special tokens.
     request["extra_body"] = {"skip_special_tokens": False, **request["extra_body"]}
-    yield from whole(lambda: client.completions.create(**request))
+    yield from whole_body(lambda: client.completions.create(**request))
 
 
 def ask_anthropic(client: Any, extra_body: Json, **request: Any) -> Iterator[Any]:
@@ -129,7 +129,7 @@ def ask_anthropic(client: Any, extra_body: Json, **request: Any) -> Iterator[Any
     options: Any = {"headers": {"anthropic-version": "2023-06-01"}}
     body = {**to_request(**request), **extra_body}
     post = client.copy(base_url=url).post
-    for reply in whole(lambda: post("/messages", body=body, options=options, cast_to=object)):
+    for reply in whole_body(lambda: post("/messages", body=body, options=options, cast_to=object)):
         yield to_completion(reply)
 
 

@@ -56,13 +56,13 @@ def sendable(messages: Iterable[Any], offered: Iterable[str] = ()) -> list[Json]
     that servers accept. Reasoning goes back as `reasoning_content`, too.
     """
     copies = []
-    for message in plain(list(messages)):
+    for message in as_json(list(messages)):
         copy = {"content": "", **{k: v for k, v in message.items() if v not in (None, [])}}
         if isinstance(copy.get("reasoning"), str):  # vLLM's name
             copy.setdefault("reasoning_content", copy["reasoning"])
         functions = [call["function"] for call in copy.get("tool_calls", [])]
         for function in functions:
-            arguments = plain(json_object(function.get("arguments")))
+            arguments = as_json(json_object(function.get("arguments")))
             function["arguments"] = json.dumps(arguments, ensure_ascii=False)
         for named in (copy, *functions):
             if "name" in named and named["name"] not in offered and copy["role"] != "user":
@@ -76,7 +76,7 @@ def sendable(messages: Iterable[Any], offered: Iterable[str] = ()) -> list[Json]
     return copies
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A copy of a value as JSON data: SDK objects are dicts, the two halves of an emoji that was
     cut are one character, and half an emoji, which UTF-8 cannot write, is replaced."""
     text = json.dumps(value, ensure_ascii=False, default=as_dict)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
-from .errors import PAGE, KimiError, about_body, quote, understood
+from .errors import PAGE, KimiError, about_body, as_kimi_error, quote
 from .kimi_format import ToolCallParser, function_name
-from .messages import Json, as_dict, json_object, plain, text_of
+from .messages import Json, as_dict, as_json, json_object, text_of
 
 DONE: Json = {"done": True}  # the piece that says that nothing is missing
 # Finish reasons that are no normal end: (pattern, what happened, what to do).
@@ -78,7 +78,7 @@ class _Fold:
             if "OpenAIError" in names:
                 raise
             if not (self.reason and lost):
-                raise understood(error) from error
+                raise as_kimi_error(error) from error
         yield self.content.close()
 
     def _add_piece(self, piece: Json) -> Iterator[str]:
@@ -170,10 +170,10 @@ class _Fold:
             raise KimiError("The model sent an empty reply", "Run it again.")
         message |= {"thinking_blocks": self.blocks, "tool_calls": calls}
         message = {name: value for name, value in message.items() if value != []}
-        return Reply(plain(message), self.reason, usage, from_text)
+        return Reply(as_json(message), self.reason, usage, from_text)
 
 
-def whole(request: Callable[[], Any]) -> Iterator[Any]:
+def whole_body(request: Callable[[], Any]) -> Iterator[Any]:
     """Send a request that asks for no stream; yield the pieces of its body, whatever it is."""
     try:
         body = request()
