@@ -102,11 +102,11 @@ def ask(client: Any, model: str, mode: str, replies: list[Reply], **more: Any) -
         raise KimiError(what, f"Choose another --model.\n{parser_flags(model)}")
     if not any(json_object(result).get("result") == RESULT for result in results):
         raise KimiError(f"The model called a tool, but not for {EXPRESSION}", AGAIN)
-    answer = one_line(answer.rpartition("</think>")[2])  # without any thinking
+    answer = answer.rpartition("</think>")[2]  # without any thinking
     if not re.search(RESULT_IN_TEXT, answer):
         what = f"The answer does not contain the tool's result {RESULT}{quote(answer)}"
         raise KimiError(what, AGAIN)
-    return answer, mode != "manual" and any(reply.parsed_from_text for reply in replies)
+    return one_line(answer), mode != "manual" and any(reply.parsed_from_text for reply in replies)
 
 
 def parser_flags(model: str) -> str:
@@ -116,7 +116,9 @@ def parser_flags(model: str) -> str:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())
+    """`text` in one line; if it is very long, cut between words, so that no key is cut in two."""
+    text = " ".join(text.split())
+    return text if len(text) <= 1000 else text[:1000].rpartition(" ")[0] + "…"
 
 
 if __name__ == "__main__":

@@ -469,6 +469,8 @@ FRAGMENTS = {
     "every index is 0, no id": ([(0, None, C, S), (0, "", G, W)], TWO),
     "every index is 0, one tool": ([(0, A, C, S), (0, "again", C, S)], TWICE),
     "every index is 0, one tool, no id": ([(0, None, C, S), (0, None, C, S)], TWICE),
+    "blanks after a call": ([(0, A, C, S), *[(0, A, None, "\n")] * 8, (0, B, C, S)],
+                            [(A, C, S + "\n" * 8), TWICE[1]]),
     "no id": ([(0, None, C, ""), *[(0, "", None, part) for part in S]], ONE),
     "arguments as an object": ([(0, A, C, json.loads(S))], ONE),
 }  # fmt: skip

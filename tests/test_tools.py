@@ -66,7 +66,7 @@ def test_calculate(expression, result):
         ("0 ** -1", "zero"), ("sqrt(-1)", "not defined"), ("log(0)", "not defined"),
         ("(-8) ** (1 / 3)", "real"), ("1e400", "too large"), ("1e308 * 10", "too large"),
         ("exp(1000)", "too large"), ("1e308 * 10 - 1e308 * 10", "too large"),
-        ("9**9**9", "300 digits"), ("10 ** 5000", "300 digits"), ("9" * 400, "300 digits"),
+        ("9**9**9", "300 digits"), ("2 ** 1000", "300 digits"), ("9" * 400, "300 digits"),
         ("(10**100) ** (10**100)", "300 digits"), ("10 ** 299 * 10", "300 digits"),
         ("floor(1e308)", "300 digits"), ("-(10 ** 299) * 10", "300 digits"),
         ("exp(600) * exp(600)", "300 digits"), ("round(1234, -10 ** 9)", "round"),

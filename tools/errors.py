@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 # Words of a server that mean that waiting for some minutes does not help.
-NO_BALANCE = r"(current|insufficient)_quota|your quota|\bbalance\b"
+NO_BALANCE = r"(current|insufficient)_quota|\bbalance\b"
 PER_DAY = r"\b[tr]pd\b|per.day|daily"
 NEXT_CYCLE = "refreshed in the next cycle"
 PAGE = (
@@ -55,11 +55,12 @@ def as_kimi_error(error: BaseException) -> KimiError:
         return problem
     said = quote(body or error.__cause__ or error, key)
     names = f"{type(error).__mro__} {type(error.__cause__).__mro__}"
+    doc = str(getattr(error, "doc", "")).lstrip()  # of a JSONDecodeError
     network = "Check the base URL, the network and any proxy, then run it again."
     what, advice = next(row[1:] for row in (
         ("ImportError" in names, "A package is missing",
          "Run .venv/bin/python, or install: python -m pip install -r requirements.txt"),
-        (re.search("'str' object has no attribute 'choices'|char 0[)]", said), *PAGE),
+        ("'str' object has no attribute 'choices'" in said or doc.startswith("<"), *PAGE),
         ("JSONDecodeError" in names, "The reply is broken JSON, maybe because it was cut",
          "Run it again; if that happens every time, check the base URL."),
         ("Timeout" in names, f"No reply from {host} in time",
@@ -106,7 +107,7 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
     words = str(body).lower() if said else ""  # with type and code; a page says nothing
     where = f" ({status} from {address})" if status != 200 else ""
     if status == 200:
-        named = re.search(r"'(?:code|status)': '?([45]\d\d)\b", words)
+        named = re.search(r"'(?:code|status)': '?([45]\d\d)\b", str(body))
         kinds = (("authentication_error|api_key", 401), (NO_BALANCE, 402), ("rate_limit", 429))
         hinted = [number for pattern, number in kinds if re.search(pattern, words)]
         status = int(named[1]) if named else [*hinted, 200][0]
@@ -132,7 +133,7 @@ def about_body(body: Any, status: int = 200, address: str = "", key: str = "") -
          "Wait for the next period (Kimi Code: 5 hours or 7 days), or use another key."),
         (status == 402 and on_kimi_code, "The Kimi Code membership could not be verified",
          "Check the membership, and that the key belongs to this address."),
-        (status == 402 or status in (403, 429) and re.search(NO_BALANCE, words),
+        (status == 402 or status in (403, 429) and re.search(f"{NO_BALANCE}|your quota", words),
          "The account has no balance left", "Top up the account; waiting will not help."),
         (status == 429 and re.search(PER_DAY, words), "The limit per day is reached",
          "Try again tomorrow, or use a higher tier."),

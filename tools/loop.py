@@ -57,8 +57,9 @@ def run_loop(
             raise KimiError(what, "Give both to run_loop: tools=… and functions=….")
     if not isinstance(messages, list):
         raise KimiError("messages is not a list", "Give run_loop a list, to which it can append.")
-    limit = extra.get("max_tokens") or extra.get("max_completion_tokens")
-    limit = limit or max_tokens or DEFAULT_LIMITS.get(mode)
+    limit = max_tokens or DEFAULT_LIMITS.get(mode)
+    for name in ("max_completion_tokens", "max_tokens"):
+        limit = extra.get(name, limit)
     options: Json = {"model": model, "tools": tools, "max_tokens": limit, "extra_body": extra}
     if temperature is not None:  # newer models accept only their default
         options["temperature"] = temperature

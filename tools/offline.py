@@ -84,7 +84,8 @@ def _answer(body: Json, script: Script) -> Json:
     if choice not in ("auto", "none") or body.get("n") not in (None, 1):
         raise ValueError('the mock server supports n=1 and tool_choice "auto" or "none"')
     turns, offered = _conversation(body)
-    message: Json = {"role": "assistant", "content": "", **script(turns)}
+    message: Json = {"role": "assistant", **script(turns)}
+    message["content"] = message.get("content") or ""
     results = [text for role, text in turns if role == "tool"]
     calls = []
     for number, call in enumerate(message.pop("tool_calls", None) or [], len(results)):
@@ -122,13 +123,14 @@ def _chat(message: Json, usage: Json) -> Iterator[Json]:
 
 
 def _text(message: Json, usage: Json) -> Iterator[Json]:
-    text, calls = message["content"] or "", ""
+    calls = ""
     for call in message.get("tool_calls", []):
         calls += f"<|tool_call_begin|>{call['id']}<|tool_call_argument_begin|>"
         calls += call["function"]["arguments"] + "<|tool_call_end|>"
     if calls:
-        text += f"<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>"
-    reply = _openai("text_completion", {"text": text, "finish_reason": "stop"}, usage)
+        calls = f"<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>"
+    choice = {"text": message["content"] + calls, "finish_reason": "stop"}
+    reply = _openai("text_completion", choice, usage)
     yield from (reply, reply)  # whole, and as a stream of one chunk
 
 
@@ -148,12 +150,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing, to keep the client's terminal clean."""
 
     def do_POST(self) -> None:
-        length = self.headers.get("content-length", "")
-        data = self.rfile.read(int(length) if length.isdigit() else 0)
+        length, data = self.headers.get("content-length", ""), b""
         if "transfer-encoding" in self.headers:  # chunks, each after its size, until one of 0
-            while size := int(self.rfile.readline(), 16):
+            while size := int(self.rfile.readline().split(b";")[0], 16):
                 data += self.rfile.read(size + 2)[:-2]
             self.rfile.readline()
+        elif length.isdigit():
+            data = self.rfile.read(int(length))
         route = f"{self.command} {self.path.partition('?')[0]}"
         bearer = self.headers.get("authorization", "").removeprefix("Bearer").strip()
         if not bearer and not self.headers.get("x-api-key"):

@@ -122,7 +122,7 @@ class _Fold:
             same_id = fragment.get("id") and fragment["id"] == call["id"]
             so_far = call["function"]["arguments"]
             # A quick look at the end first, because there may be many fragments.
-            ended = so_far and so_far[-1].rstrip().endswith("}")
+            ended = "".join(so_far[-9:]).rstrip().endswith("}")
             complete = ended and "invalid_arguments" not in json_object("".join(so_far))
             if name != call["function"]["name"] or complete and arguments and not same_id:
                 call = None
@@ -138,6 +138,10 @@ class _Fold:
         """The reply; KimiError unless it ended by itself, as an answer or with calls to run."""
         if self.stray:
             raise about_body(self.stray)
+        usage = self.usage if isinstance(self.usage, dict) else None
+        tokens = (usage or {}).get("completion_tokens")
+        if isinstance(limit, int) and isinstance(tokens, int) and tokens >= limit:
+            self.reason = "length"  # vLLM up to 0.32 hides that a reply was cut
         if not self.reason:
             what = "The reply has no finish reason: the stream was cut"
             raise KimiError(what, "Run it again; if that happens every time, check the base URL.")
@@ -157,10 +161,6 @@ class _Fold:
             what = "a call was cut off or had no name, so no call of that reply was run"
             advice = "Run it again, or raise max_tokens."
             raise KimiError(f"Tool call parsing failed: {what}", advice)
-        usage = self.usage if isinstance(self.usage, dict) else None
-        tokens = (usage or {}).get("completion_tokens")
-        if isinstance(limit, int) and isinstance(tokens, int) and tokens >= limit:
-            self.reason = "length"  # vLLM up to 0.32 hides that a reply was cut
         for pattern, what, advice in _ENDINGS:
             if re.search(pattern, self.reason, re.I):
                 what += f" of {limit} tokens" if "output limit" in what and limit else ""

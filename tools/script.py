@@ -100,7 +100,7 @@ def prepared(args: argparse.Namespace) -> Iterator[tuple[Any, str]]:
             print("Offline: a mock server on this machine answers, not Kimi-K2.")
         else:
             settings = endpoint.read_settings(args.base_url, args.model)
-            out.key = err.key = settings.api_key
+        out.key = err.key = settings.api_key
         end = f" ...{settings.api_key[-4:]}" if len(settings.api_key) > 8 else ""
         print(f"config  {settings.base_url}, key{end} from {settings.key_source}")
         client = stack.enter_context(endpoint.make_client(settings, announce))
