@@ -58,7 +58,7 @@ class _Fold:
     def __init__(self) -> None:
         self.content = ToolCallParser()
         self.shown: list[str] = []
-        self.reasoning: dict[str, list[str]] = {}  # by the name of the field in which it came
+        self.reasoning: list[tuple[str, str]] = []  # (the name of the field, its text)
         self.calls: list[Json] = []
         self.current: dict[int, Json] = {}  # index: the call whose fragments arrive there
         self.blocks: list[Json] = []  # Anthropic's thinking, which goes back unchanged
@@ -103,7 +103,7 @@ class _Fold:
                 self.reason = self.reason or "stop"
             for name in ("reasoning_content", "reasoning"):  # the second is vLLM's
                 if isinstance(part.get(name), str):
-                    self.reasoning.setdefault(name, []).append(part[name])
+                    self.reasoning.append((name, part[name]))
                     break
             self.blocks += part.get("thinking_blocks") or []
             for place, fragment in enumerate(part.get("tool_calls") or []):
@@ -148,9 +148,9 @@ class _Fold:
         content = "".join(self.shown).strip()
         message: Json = {"role": "assistant", "content": content}
         thoughts = ToolCallParser()
-        for name, texts in self.reasoning.items():
-            message[name] = thoughts.feed("".join(texts)) + thoughts.close()
-            message["reasoning_content"] = message[name]
+        if self.reasoning:
+            text = thoughts.feed("".join(part for _, part in self.reasoning)) + thoughts.close()
+            message |= dict.fromkeys(["reasoning_content", *dict(self.reasoning)], text)
         for function in [call["function"] for call in self.calls]:
             function["name"] = function_name(function["name"])
             function["arguments"] = "".join(function["arguments"])
