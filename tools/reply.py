@@ -154,6 +154,7 @@ class _Fold:
         for function in [call["function"] for call in self.calls]:
             function["name"] = function_name(function["name"])
             function["arguments"] = "".join(function["arguments"])
+        # A model may write its calls before it closes its thinking.
         parser = self.content if content or self.content.final_calls else thoughts
         calls = self.calls or parser.final_calls
         from_text = bool(calls) and not self.calls
