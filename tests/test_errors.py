@@ -117,6 +117,7 @@ def test_where_it_was_sent(http, url, key, path, response, what, todo):
 def test_connections(http, error, what, todo):
     headline, advice = failure(http, error)
     assert what in headline and todo in advice
+    assert "streaming" not in failure(http, error, path="/models")[1]
 
 
 @pytest.mark.parametrize("word", [KEY, KEY[:-3], f"key={KEY}.", "sk-some-elses-key", "sk-s***els"])

@@ -64,7 +64,8 @@ def as_kimi_error(error: BaseException) -> KimiError:
         ("JSONDecodeError" in names, "The reply is broken JSON, maybe because it was cut",
          "Run it again; if that happens every time, check the base URL."),
         ("Timeout" in names, f"No reply from {host} in time",
-         "Check the base URL, the network and any proxy. For a long reply, use mode streaming."),
+         "Check the base URL, the network and any proxy."
+         + ("" if path.endswith("/models") else " For a long reply, use mode streaming.")),
         ("CERTIFICATE_VERIFY_FAILED" in said, f"The certificate of {host} was refused",
          "Check the base URL. Behind a company proxy, set SSL_CERT_FILE to its root certificate."),
         (re.search("RemoteProtocolError|ReadError|DecodingError", names),
