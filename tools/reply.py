@@ -201,8 +201,8 @@ def events(texts: Iterable[str]) -> Iterator[Json]:
         first, lines = f"data:{body}", iter(["", "data:[DONE]", ""])  # a stream of one event
     for line in chain([first], lines):
         more = line[5:].strip() if line.startswith("data:") else ""
-        # An empty line ends an event, but some servers leave it out.
-        if not line.strip() or data.endswith("}") and more.startswith(("{", "[")):
+        # An empty line ends an event. Where a server leaves it out, what follows a "}" shows it.
+        if not line.strip() or (data.endswith("}") and more[:1] not in ",]}"):
             if data.startswith("{"):
                 yield json.loads(data)
             data = ""
