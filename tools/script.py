@@ -24,13 +24,14 @@ class CleanOutput(io.TextIOBase):
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.key = stream, os.environ.get("MOONSHOT_API_KEY", "")
-        self.line = ""  # what the last line shows so far
+        self.column = 0  # how many characters the last line shows so far
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII pipe has no degree sign
 
     def write(self, text: str) -> int:
         shown = mask(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text), self.key)
-        self.line = (self.line + shown).rpartition("\n")[2]
+        _, newline, last = shown.rpartition("\n")
+        self.column = len(last) + (0 if newline else self.column)
         self.stream.write(shown)
         self.stream.flush()
         return len(text)
@@ -75,7 +76,7 @@ def run_script(run: Callable[[list[str] | None], int | None], argv: list[str] | 
             os.dup2(os.open(os.devnull, os.O_WRONLY), out.stream.fileno())
             return 1
         except (KeyboardInterrupt, Exception) as error:
-            print(end="\n" if out.line else "")
+            print(end="\n" if out.column else "")
             if isinstance(error, KeyboardInterrupt):
                 return 130
             print(explain(error), file=err)
@@ -89,7 +90,7 @@ def prepared(args: argparse.Namespace) -> Iterator[tuple[Any, str]]:
     err: Any = sys.stderr
 
     def announce(notice: str) -> None:  # goes on in the same column afterwards
-        print(notice, end="\n" + " " * len(out.line), file=err)
+        print(notice, end="\n" + " " * out.column, file=err)
 
     with ExitStack() as stack:
         if args.offline:
