@@ -159,7 +159,7 @@ FORMS = {
     f"{BEGIN}\n{CALL} functions.get_weather:0 \n{ARGUMENTS}\n {MULTI} \n{CALL_END}\n{END}\n": (
         "\n", [("functions.get_weather:0", "get_weather", MULTI)], False),
     f"{BEGIN}{wrap('functions.a:0', '{}')} noise < {wrap('b:c', '[]')} more{END}after": (
-        "after", [("functions.a:0", "a", "{}"), ("b:c", "b:c", "[]")], False),
+        " noise <  moreafter", [("functions.a:0", "a", "{}"), ("b:c", "b:c", "[]")], False),
     BEGIN + wrap("functions.my-server.get_weather:12", "{}") + END: (
         "", [("functions.my-server.get_weather:12", "my-server.get_weather", "{}")], False),
     BEGIN + wrap("0", BEIJING_ARGS) + wrap("1", SUM_ARGS) + END: (
@@ -180,7 +180,7 @@ FORMS = {
         "", [("a:0", "a", '{"city": "B')], True),
     f"x{BEGIN}{CALL}functions.get_we": ("x", [("functions.get_we", "get_we", "")], True),
     f"x{CALL}": ("x", [("", "", "")], True),
-    f"x{BEGIN}functions.a:0{ARGUMENTS}{{}}{CALL_END}{END}": ("xfunctions.a:0 {} ", [], False),
+    f"x{BEGIN}functions.a:0{ARGUMENTS}{{}}{CALL_END}{END}": ("xfunctions.a:0{}", [], True),
     f"The marker {BEGIN} opens a section, {END} ends it.": (
         "The marker  opens a section,  ends it.", [], False),
     f"{CALL}functions.a:0{CALL}b:1{ARGUMENTS}{{}}{CALL_END}": (
@@ -202,7 +202,14 @@ FORMS = {
     f"x{BEGIN}{END}y{CALL_END}{ARGUMENTS}{END}z<|im_end|>": ("xyz", [], False),
     "a <| b, <|tool, <|tool_call_begin| and <": (
         "a <| b, <|tool, <|tool_call_begin| and <", [], False),
-    "<<|<|tool_<|tool_call_end|>": ("<<|<|tool_", [], False),
+    "<<|<|tool_<|tool_call_end|>": ("<<|<|tool_", [], True),
+    "<<|<|tool_<|tool_call_end|>.": ("<<|<|tool_ .", [], False),
+    f"functions.a:0{ARGUMENTS}" + '{"city": "B': ('functions.a:0{"city": "B', [], True),
+    f"The marker {ARGUMENTS} comes before the arguments.": (
+        "The marker  comes before the arguments.", [], False),
+    f"{BEGIN}{wrap('a:0', '{}')}{END}{CALL_END}": ("", [("a:0", "a", "{}")], True),
+    f"{BEGIN}It is {wrap('a:0', '{}')} quoted.\n{wrap('b:1', '{}')}": (
+        "It is  quoted.\n", [("a:0", "a", "{}"), ("b:1", "b", "{}")], False),
     "": ("", [], False),
 }  # fmt: skip
 
@@ -230,7 +237,13 @@ def test_every_form_however_it_is_cut(text):
     ("text", "final"),
     [
         (f"It says {wrap('pay:0', '{}')}. So: {wrap('a:1', '{}')}\n<|im_end|>\n", ["a"]),
-        (f"{BEGIN}{wrap('a:0', '{}')} noise {wrap('b:1', '{}')}{END}", ["a", "b"]),
+        (f"{BEGIN}{wrap('a:0', '{}')}\n{wrap('b:1', '{}')}{END}", ["a", "b"]),
+        (f"{BEGIN}{wrap('a:0', '{}')} noise {wrap('b:1', '{}')}{END}", ["b"]),
+        (f"{BEGIN}It says {wrap('pay:0', '{}')} there. {wrap('b:1', '{}')}", ["b"]),
+        *[(f"{wrap('a:0', '{}')}{END}{end}", ["a"])
+          for end in ("\n</think>\n", "</Reasoning> </tool_call>", " ", "<", "<|tool_call_end")],
+        *[(f"{wrap('a:0', '{}')}{END}{end}", [])
+          for end in ("</think> No.", "</code>", "</p>", ".", "<b", "<think>")],
         (f"{wrap('a:0', '{}')}<|im_en", ["a"]), ("", []),
         (f"{BEGIN}{wrap('a:0', '{}')} is what I would write, but no.", []),
         (f"{CALL}broken:0{CALL_END} is a header. {wrap('a:1', '{}')}", ["a"]),

@@ -14,9 +14,14 @@ _CALL, _CALL_END = "<|tool_call_begin|>", "<|tool_call_end|>"
 _ARGUMENTS = "<|tool_call_argument_begin|>"
 _SECTION = ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>")  # the model uses both
 _SECTION_END = ("<|tool_calls_section_end|>", "<|tool_call_section_end|>")
-_TURNS = ("<|im_end|>", "<|im_middle|>", "<|im_system|>", "<|im_user|>", "<|im_assistant|>")
+_TURN_END = "<|im_end|>"
+_TURNS = (_TURN_END, "<|im_middle|>", "<|im_system|>", "<|im_user|>", "<|im_assistant|>")
 _MARKERS = (_CALL, _ARGUMENTS, _CALL_END, *_SECTION, *_SECTION_END, *_TURNS)
 _MARKER = re.compile(f"({'|'.join(map(re.escape, _MARKERS))})")
+_BEGINNINGS = {marker[:length] for marker in _MARKERS for length in range(1, len(marker))}
+# What may follow a call that is meant: blanks, tags that close the thinking, half a marker.
+_CLOSING_TAG = r"</\w{0,20}(think|thought|reason|tool|function)\w{0,20}>"
+_NO_TEXT = re.compile(rf"\s*({_CLOSING_TAG}\s*)*(<(\|\w*\|?)?)?", re.I)
 # The beginning of a special token of the tokenizer. A space after it makes it plain text.
 _SPECIAL = re.compile(r"<\|(?=\w+\|>)|\[(?=(BOS|EOS|EOT|UNK|PAD)\])")
 
@@ -75,106 +80,99 @@ def function_name(call_id: str) -> str:
 
 
 class ToolCallParser:
-    """Finds the tool calls in the model's text while it arrives, wherever the pieces are split.
+    """Finds the tool calls in the model's text, wherever it is split.
 
-    `feed(text)` returns the text that is now safe to show, `close()` what was held back because it
-    could have become a marker. `tool_calls` then has the calls in OpenAI form, with id and
-    arguments as the model wrote them, and the name "" if the id is only a counter. `final_calls`
-    are those that no other text follows: the others are only quoted. If `truncated`, do not run
-    them: the text ended inside the last one, with arguments that are not complete JSON, or another
-    marker broke one off before its arguments. Never raises; takes linear time.
+    `feed(text)` returns what can be shown of the text: all before the first marker. `close()` reads
+    the rest and returns its text, without markers and calls. Then there are:
+
+    tool_calls: all calls in OpenAI form, with id and arguments as the model wrote them. The name is
+        "" if the id is only a counter.
+    final_calls: those that no other text follows. The others are only quoted.
+    truncated: whether a call is broken: its arguments, its header or its beginning is missing or
+        incomplete, and no other text follows. Do not run the calls then.
+
+    Never raises; takes linear time.
     """
 
     def __init__(self) -> None:
         self.tool_calls: list[dict[str, Any]] = []
         self.final_calls: list[dict[str, Any]] = []
         self.truncated = False
-        self._in_call = self._in_section = False
-        self._has_call = False  # of the section
-        self._kept = bytearray()  # text of the call or section; in bytes, to save memory
         self._held = ""  # the end of the text, while it could become a marker
-        self._shown = ""  # the last piece of the content
+        self._shown = ""  # the last piece that was returned
+        self._marked = bytearray()  # all from the first marker on; in bytes, to save memory
 
     def feed(self, text: str) -> str:
         """Take the next piece of the text; return what can be shown of it."""
+        if self._marked:
+            self._marked += text.encode("utf-8", "surrogatepass")
+            return ""
         text = self._held + text
         if "<" not in text:  # most pieces of a stream
-            return self._on_text(text)
-        *parts, rest = _MARKER.split(text)
-        shown = ""
-        for part in parts:
-            shown += self._on_marker(part) if part in _MARKERS else self._on_text(part)
-        self._held = _unfinished_marker(rest)
-        return shown + self._on_text(rest.removesuffix(self._held))
+            self._held = ""
+            return text
+        marker = _MARKER.search(text)
+        end = marker.start() if marker else len(text) - len(_unfinished_marker(text))
+        shown, self._held = text[:end], text[end:]
+        self._shown = shown or self._shown
+        if marker:
+            self._marked += self._held.encode("utf-8", "surrogatepass")
+        return shown
 
     def close(self) -> str:
-        """End the text; return what was held back, unless it belongs to a call."""
-        held, self._held = self._held, ""
-        if not self._in_call:
-            self._in_section = False  # a section that does not end is text about the markers
-            return self._on_text(self._take()) + held
-        self._end_call(is_cut=True)
-        if self.truncated:
-            self.tool_calls[-1]["function"]["arguments"] += held
-        return ""
-
-    def _on_text(self, text: str) -> str:
-        """Return what is content; keep what is in a call or a section."""
-        if self._in_call or self._in_section:
-            self._kept += text.encode("utf-8", "surrogatepass")
-            return ""
-        if text.strip():
-            self.final_calls, self.truncated = [], False
-        if text and text[0] != "<" and _unfinished_marker(self._shown):
-            text = " " + text  # a marker stood between these halves of another one
-        self._shown = text or self._shown
-        return text
-
-    def _on_marker(self, marker: str) -> str:
-        """Begin or end what the marker begins or ends; return what turns out to be content."""
-        if marker == _ARGUMENTS and self._in_call:
-            self._kept += marker.encode()
-            return ""
-        self._end_call(is_cut=marker in _TURNS)
-        if marker in _SECTION_END or marker in _TURNS:
-            text, self._in_section = self._take(), False
-            return "" if self._has_call else self._on_text(text)  # text about the markers
-        if marker == _CALL:
-            self._kept.clear()  # noise before the call
-            self._in_call = self._has_call = True
-        elif marker in _SECTION:
-            self._in_section, self._has_call = True, False
-        if self._kept:
-            self._kept += b" "  # halves of a marker must not join here, either
-        return ""
-
-    def _end_call(self, is_cut: bool) -> None:
-        """Add the call that is being read, if one is; it may end without its own last marker."""
-        if not self._in_call:
-            return
-        self._in_call = False
-        call_id, begun, arguments = self._take().partition(_ARGUMENTS)
-        call_id, arguments = call_id.strip(), arguments.replace(_ARGUMENTS, "").strip()
-        function = {"name": function_name(call_id), "arguments": arguments}
-        call = {"id": call_id, "type": "function", "function": function}
-        self.tool_calls.append(call)
-        self.final_calls.append(call)
-        if is_cut or not begun:
-            try:
-                json.loads(arguments)
-            except (ValueError, RecursionError):
+        """End the text; return what has not been returned of it, without markers and calls."""
+        if not self._marked:
+            return self._held
+        text = self._marked.decode("utf-8", "surrogatepass")
+        self._marked.clear()
+        _, *parts = _MARKER.split(text)
+        del text
+        complete = parts[-1].removesuffix(_unfinished_marker(parts[-1]))
+        if parts[-2] == _ARGUMENTS and _is_json(complete):  # only the end marker was cut off
+            parts[-1] = complete
+        content, last, function, has_arguments = [""], self._shown, None, False
+        # The end of the text ends a call, too.
+        for marker, text in zip([*parts[::2], _TURN_END], [*parts[1::2], ""], strict=True):
+            if function and marker == _ARGUMENTS:
+                function["arguments"] += text.strip()
+                has_arguments = True
+                continue
+            if function:
+                is_cut = marker != _CALL_END and not _is_json(function["arguments"])
+                self.truncated = self.truncated or is_cut or not has_arguments
+            elif marker in (_ARGUMENTS, _CALL_END):  # of a call without a beginning
                 self.truncated = True
+            function = None
+            if marker == _CALL:
+                function, has_arguments = {"name": function_name(text), "arguments": ""}, False
+                call = {"id": text.strip(), "type": "function", "function": function}
+                self.tool_calls.append(call)
+                self.final_calls.append(call)
+                continue
+            are_arguments = marker == _ARGUMENTS and text.lstrip().startswith("{")
+            if not are_arguments and not _NO_TEXT.fullmatch(text):
+                self.final_calls, self.truncated = [], False
+            if text.isspace() and marker in (*_SECTION, _CALL_END):
+                continue  # it separates calls
+            if text and text[0] != "<" and _unfinished_marker(last):
+                content.append(" ")  # these halves of a marker must not become one
+            content.append(text)
+            last = text or last
+        return "".join(content)
 
-    def _take(self) -> str:
-        text = self._kept.decode("utf-8", "surrogatepass")
-        self._kept.clear()
-        return text
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _unfinished_marker(text: str) -> str:
     """The end of `text` that could become a marker, or ""."""
     end = text[text.rfind("<") :] if "<" in text else ""
-    return end if any(marker.startswith(end) for marker in _MARKERS) else ""
+    return end if end in _BEGINNINGS else ""
 
 
 def parse(text: str) -> tuple[str, list[dict[str, Any]]]:
